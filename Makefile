@@ -1,0 +1,55 @@
+# Every target makes what it needs: a machine needs Python >= 3.11 and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# No byte-compiling: half of the files that pip installs are never imported.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile \
+  --disable-pip-version-check --constraint constraints.txt --editable
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv quickstart test test-all lint figures
+
+help: ## What can be made (the default)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+venv: $(VENV)/installed-dev ## .venv with fmjax and all its tools
+
+quickstart: $(VENV)/installed ## Train a ladder on MovieTweetings, draw it
+	$(BIN)/fmjax sweep experiments/quickstart.py
+	$(BIN)/fmjax report runs/quickstart --out runs/quickstart \
+	  --figure analysis/figures/quickstart.png
+
+test: $(VENV)/installed-dev ## The tests that fit in ten minutes
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(VENV)/installed-dev ## Every test
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/installed-dev ## Format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+figures: $(VENV)/installed ## Draw the figures from the committed results
+	$(BIN)/python -m analysis.plots
+
+# The stamps: an edit of pyproject.toml or constraints.txt installs again.
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "fmjax needs Python >= 3.11, but $(PYTHON) is" \
+	  "'$$($(PYTHON) --version 2>&1)'; name a newer one:" \
+	  "make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "$(PYTHON) cannot make an environment; install its venv module" \
+	  "(on Debian the package python3-venv)" >&2; exit 2; }
+	@touch $@
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/created
+	$(INSTALL) '.[analysis]'
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
+	$(INSTALL) '.[analysis,dev]'
+	@touch $@ $(VENV)/installed

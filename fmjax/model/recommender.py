@@ -1,0 +1,115 @@
+"""The model: histories in, a user state and item logits out."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from fmjax.config import ModelConfig, SasrecBlock
+from fmjax.data.batch import Batch
+from fmjax.data.catalog import Catalog
+from fmjax.data.schema import DataSpec
+from fmjax.model import dropout
+from fmjax.model.block import make_block, make_final_norm
+from fmjax.model.features import EventEmbedder, flatten
+from fmjax.model.items import ItemTable
+
+
+class Recommender(nnx.Module):
+  """One causal transformer over packed histories, with a tied item head."""
+
+  def __init__(
+    self,
+    config: ModelConfig,
+    spec: DataSpec,
+    catalog: Catalog,
+    *,
+    window: int,
+    rngs: nnx.Rngs,
+  ):
+    """Builds the parameters.
+
+    Args:
+      config: the model's choices.
+      spec: what the data holds.
+      catalog: the items; their metadata and which of them were trained on
+        become part of the model.
+      window: most positions of a window, T.
+      rngs: needs the stream "params". A mesh must be in scope.
+    """
+    self.dropout = config.dropout
+    self.dtype = jnp.dtype(config.dtype)
+    # SASRec scales item embeddings by √d before it adds positions.
+    self.input_scale = (
+      config.width**0.5 if isinstance(config.block, SasrecBlock) else 1.0
+    )
+    self.items = ItemTable(
+      config.mixer, spec, catalog, width=config.width, rngs=rngs
+    )
+    self.events = EventEmbedder(config, spec, window=window, rngs=rngs)
+    self.blocks = nnx.vmap(
+      lambda rngs: make_block(config, rngs=rngs),
+      in_axes=0,
+      transform_metadata={nnx.PARTITION_NAME: None},
+    )(rngs.split(config.layers))
+    self.final_norm = make_final_norm(config)
+
+  def encode(
+    self, batch: Batch, *, dropout_key: jax.Array | None = None
+  ) -> jax.Array:
+    """The user's state before each token: what predicts it.
+
+    Args:
+      batch: rows of windows.
+      dropout_key: None: deterministic.
+
+    Returns:
+      states_nd, float32, n = b · t in row-major order.
+    """
+    keys = dropout.split(dropout_key, 2)
+    with jax.named_scope("embed"):
+      item_n = flatten(batch.previous["item"])
+      item_nd = self.items.embed(item_n) * self.input_scale
+      x_nd = self.events(batch, item_nd)
+      x_nd = dropout.dropout(x_nd, self.dropout, key=keys[0])
+      x_nd = x_nd.astype(self.dtype)
+
+    block, params = nnx.split(self.blocks)
+    layers = jax.tree.leaves(params)[0].shape[0]
+    layer_keys = None if keys[1] is None else jax.random.split(keys[1], layers)
+
+    def layer(x_nd, scanned):
+      params, key = scanned
+      x_nd = nnx.merge(block, params)(
+        x_nd, segment_bt=batch.segment_bt, dropout_key=key
+      )
+      return x_nd, None
+
+    with jax.named_scope("blocks"):
+      x_nd, _ = jax.lax.scan(layer, x_nd, (params, layer_keys))
+    return self.final_norm(x_nd).astype(jnp.float32)
+
+  def score(
+    self,
+    states_nd: jax.Array,
+    candidates_c: jax.Array | None,
+    at_day_n: jax.Array,
+  ) -> jax.Array:
+    """Logits of candidates.
+
+    Args:
+      states_nd: from `encode`.
+      candidates_c: catalog rows; None: the whole catalog, in row order.
+      at_day_n: day of each prediction (since 1970 UTC), for what candidates
+        look like on that day. Nothing in this model changes by day.
+
+    Returns:
+      logits_nc; -inf where a row is no item.
+    """
+    del at_day_n
+    if candidates_c is None:
+      item_cd, mask_c = self.items.embed_all(), self.items.mask()
+    else:
+      item_cd = self.items.embed(candidates_c, axis=None)
+      mask_c = self.items.mask()[candidates_c]
+    logits_nc = jnp.einsum("nd,cd->nc", states_nd, item_cd)
+    return jnp.where(mask_c[None, :], logits_nc, -jnp.inf)

@@ -1,0 +1,313 @@
+"""The training loop: effects at the edge of a pure step."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+
+from fmjax import mesh
+from fmjax.config import Experiment, to_dict, validate
+from fmjax.data import windows
+from fmjax.data.batch import Batch
+from fmjax.data.store import Prepared
+from fmjax.model.recommender import Recommender
+from fmjax.train.checkpoint import Checkpoints
+from fmjax.train.log import MetricsLog, TrainingProgress
+from fmjax.train.optimizer import make_optimizer, make_schedule
+from fmjax.train.state import TrainState, make_state
+from fmjax.train.step import make_step
+
+SELECTION_METRIC = "validation/ndcg@10"
+
+
+class RunError(RuntimeError):
+  """A run that failed; one sentence says where and why (exit code 4)."""
+
+
+class Evaluator(Protocol):
+  """Something measured every `period` steps and after the last one."""
+
+  name: str
+  period: int
+
+  def __call__(self, model: Recommender, step: int) -> dict[str, float]: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+  """How `train` ended.
+
+  Attributes:
+    state: "done" or "interrupted" (by SIGTERM; resumes where it stopped).
+    step: steps taken.
+    selected_step: the step with the best validation metric.
+    tokens: training targets seen, padding and context excluded.
+    train_s: seconds in training steps, evaluation and saving excluded.
+  """
+
+  state: str
+  step: int
+  selected_step: int | None
+  tokens: int
+  train_s: float
+
+
+def make_model(experiment: Experiment, prepared: Prepared) -> Recommender:
+  """A fresh model; a mesh must be in scope."""
+  return Recommender(
+    experiment.model,
+    prepared.spec,
+    prepared.catalog,
+    window=experiment.data.window,
+    rngs=nnx.Rngs(params=experiment.run.seed),
+  )
+
+
+def load_selected(
+  experiment: Experiment, prepared: Prepared, run_dir: pathlib.Path
+) -> tuple[Recommender, int]:
+  """The model of the selected step, and that step; a mesh must be in scope."""
+  checkpoints = Checkpoints(run_dir)
+  try:
+    model = checkpoints.restore_selected(make_model(experiment, prepared))
+    step = checkpoints.selected_step
+    assert step is not None  # restore_selected raises without one
+    return model, step
+  finally:
+    checkpoints.close()
+
+
+def train(
+  experiment: Experiment,
+  prepared: Prepared,
+  run_dir: pathlib.Path,
+  *,
+  evaluators: Sequence[Evaluator] = (),
+  name: str = "train",
+) -> Outcome:
+  """Trains to `run.steps`, from the latest checkpoint if there is one.
+
+  SIGTERM saves after the step under way and returns "interrupted".
+
+  Args:
+    experiment: the configuration.
+    prepared: its data.
+    run_dir: the run's directory.
+    evaluators: measured while training; `SELECTION_METRIC`, where one reports
+      it, selects the step whose model is kept.
+    name: shown with the progress.
+
+  Raises:
+    RunError: the loss is not finite; the batch is saved in `run_dir`.
+  """
+  validate(experiment)
+  run_dir.mkdir(parents=True, exist_ok=True)
+  config_path = run_dir / "config.json"
+  config_path.write_text(json.dumps(to_dict(experiment), indent=2) + "\n")
+  run = experiment.run
+  with mesh.use(mesh.make_mesh(data=run.mesh_data, model=run.mesh_model)):
+    loop = _Loop(experiment, prepared, run_dir, evaluators, name)
+    try:
+      with _StopOnSigterm() as stop:
+        return loop.run(stop)
+    finally:
+      loop.close()
+
+
+class _Loop:
+  """The parts of one run, and the order in which they act."""
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    prepared: Prepared,
+    run_dir: pathlib.Path,
+    evaluators: Sequence[Evaluator],
+    name: str,
+  ):
+    data, run = experiment.data, experiment.run
+    self.config, self.run_dir, self.evaluators = experiment, run_dir, evaluators
+    self.mesh = jax.sharding.get_mesh()
+    optimizer = make_optimizer(experiment.optim, total_steps=run.steps)
+    self.schedule = make_schedule(experiment.optim, total_steps=run.steps)
+    self.step = make_step(experiment.objective, optimizer, seed=run.seed)
+    self.state = make_state(make_model(experiment, prepared), optimizer)
+    self.totals = {"tokens": 0.0, "train_s": 0.0, "best": -math.inf}
+    self.checkpoints = Checkpoints(run_dir)
+    if self.checkpoints.latest_step is not None:
+      self.state, self.totals = self.checkpoints.restore(
+        self.state, config=experiment
+      )
+    self.start = int(self.state.step)
+    dataset = windows.training_batches(
+      prepared,
+      window=data.window,
+      stride=data.stride,
+      rows=data.rows,
+      seed=run.seed,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    self.batches = windows.batch_iterator(dataset, start=self.start)
+    self.log = MetricsLog(run_dir, from_step=self.start)
+    self.progress = TrainingProgress(name, start=self.start, steps=run.steps)
+    self.pending: tuple[int, Batch, dict[str, jax.Array]] | None = None
+    self.rate = _Rate()
+
+  def run(self, stop: "_StopOnSigterm") -> Outcome:
+    run = self.config.run
+    for step in range(self.start + 1, run.steps + 1):
+      host_batch = next(self.batches)
+      batch = mesh.shard_batch(host_batch, self.mesh)
+      self.state, metrics = self.step(self.state, batch)
+      # The device works on this step while the host reads the step before: to
+      # read this one now would leave the device idle until the next is sent.
+      self.settle()
+      self.pending = (step, host_batch, metrics)
+      due = [
+        e for e in self.evaluators if step % e.period == 0 or step == run.steps
+      ]
+      last = stop.requested or step == run.steps
+      if due or last or step % run.checkpoint_every == 0:
+        # Settle first: a state whose loss was not finite is never saved.
+        self.settle()
+        self.rate.pause()
+        for evaluator in due:
+          self.evaluate(evaluator, step)
+        self.save()
+        self.rate.resume()
+      if stop.requested and step < run.steps:
+        return self.outcome("interrupted", step)
+    return self.outcome("done", int(self.state.step))
+
+  def settle(self) -> None:
+    """Reads the pending step's metrics: checks, counts and logs them."""
+    if self.pending is None:
+      return
+    step, host_batch, metrics = self.pending
+    self.pending = None
+    weight = float(metrics["weight"])
+    loss = float(metrics["loss_total"]) / max(weight, 1.0)
+    if not math.isfinite(loss):
+      raise RunError(self._non_finite(step, loss, host_batch))
+    self.totals["tokens"] += weight
+    self.totals["train_s"] += self.rate.step(weight)
+    self.progress.update(
+      step, loss=loss, tokens_per_s=self.rate.tokens_per_s
+    )
+    run = self.config.run
+    if step % run.log_every == 0 or step == run.steps:
+      self.log.write(
+        step,
+        loss=loss,
+        grad_norm=float(metrics["grad_norm"]),
+        learning_rate=float(self.schedule(step - 1)),
+        tokens=self.totals["tokens"],
+        tokens_per_s=self.rate.tokens_per_s,
+        train_s=self.totals["train_s"],
+      )
+
+  def evaluate(self, evaluator: Evaluator, step: int) -> None:
+    metrics = evaluator(self.state.model, step)
+    self.log.write(step, **metrics)
+    value = metrics.get(SELECTION_METRIC)
+    if value is not None and value > self.totals["best"]:
+      self.totals["best"] = value
+      self.checkpoints.save_selected(
+        self.state.model, step=step, metrics=metrics
+      )
+
+  def save(self) -> None:
+    facts = {**self.totals, "next_batch": int(self.state.step)}
+    self.checkpoints.save(self.state, config=self.config, facts=facts)
+
+  def outcome(self, state: str, step: int) -> Outcome:
+    return Outcome(
+      state=state,
+      step=step,
+      selected_step=self.checkpoints.selected_step,
+      tokens=round(self.totals["tokens"]),
+      train_s=self.totals["train_s"],
+    )
+
+  def close(self) -> None:
+    self.progress.close()
+    self.log.close()
+    self.checkpoints.close()
+
+  def _non_finite(self, step: int, loss: float, batch: Batch) -> str:
+    path = self.run_dir / f"batch-{step}.npz"
+    arrays, _ = jax.tree_util.tree_flatten_with_path(batch)
+    np.savez(
+      path,
+      **{
+        jax.tree_util.keystr(key, simple=True, separator="."): array
+        for key, array in arrays
+      },
+    )
+    rate = float(self.schedule(step - 1))
+    return (
+      f"the loss is {loss} at step {step} (learning rate {rate:.2g}); its batch"
+      f" is saved in {path}, the last finite state in"
+      f" {self.run_dir / 'checkpoints'}; lower optim.learning_rate"
+    )
+
+
+class _Rate:
+  """Seconds and tokens of training steps, other work taken out."""
+
+  _MEMORY = 0.9  # of the moving average of tokens/s
+
+  def __init__(self):
+    self.tokens_per_s = 0.0
+    self._last = time.monotonic()
+    self._steps = 0
+
+  def step(self, tokens: float) -> float:
+    """Ends a step; returns its seconds."""
+    now = time.monotonic()
+    seconds, self._last = now - self._last, now
+    self._steps += 1
+    rate = tokens / max(seconds, 1e-9)
+    # The first step compiles: its rate says nothing.
+    if self._steps <= 2:
+      self.tokens_per_s = rate
+    else:
+      old = self.tokens_per_s
+      self.tokens_per_s = self._MEMORY * old + (1 - self._MEMORY) * rate
+    return seconds
+
+  def pause(self) -> None:
+    self._paused = time.monotonic()
+
+  def resume(self) -> None:
+    self._last += time.monotonic() - self._paused
+
+
+class _StopOnSigterm:
+  """Turns SIGTERM into a wish to stop after the step under way."""
+
+  def __init__(self):
+    self.requested = False
+    self._before: Any = None
+
+  def __enter__(self) -> "_StopOnSigterm":
+    if threading.current_thread() is threading.main_thread():
+      self._before = signal.signal(signal.SIGTERM, self._request)
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._before is not None:
+      signal.signal(signal.SIGTERM, self._before)
+
+  def _request(self, *_) -> None:
+    self.requested = True

@@ -1,0 +1,48 @@
+"""AdamW with warm-up and cosine decay."""
+
+from typing import Any
+
+import jax
+import optax
+
+from fmjax.config import OptimConfig
+
+_DECAYED_RANK = 2  # matrices and tables; norms, biases and gates are not
+
+
+def make_schedule(config: OptimConfig, *, total_steps: int) -> optax.Schedule:
+  """Learning rate of each step: linear warm-up, cosine to the end of the run."""
+  return optax.warmup_cosine_decay_schedule(
+    init_value=0.0,
+    peak_value=config.learning_rate,
+    warmup_steps=max(1, round(config.warmup * total_steps)),
+    decay_steps=total_steps,
+    end_value=config.final_fraction * config.learning_rate,
+  )
+
+
+def make_optimizer(
+  config: OptimConfig, *, total_steps: int
+) -> optax.GradientTransformation:
+  """Clipping by global norm, then AdamW."""
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip_norm),
+    optax.adamw(
+      make_schedule(config, total_steps=total_steps),
+      b1=config.b1,
+      b2=config.b2,
+      weight_decay=config.weight_decay,
+      mask=_is_decayed,
+    ),
+  )
+
+
+def _is_decayed(params: Any) -> Any:
+  # Blocks are stacked: their leading axis is the layer, not a matrix axis.
+  def decayed(path, leaf):
+    stacked = any(getattr(key, "key", None) == "blocks" for key in path)
+    return leaf.ndim - stacked >= _DECAYED_RANK
+
+  return jax.tree_util.tree_map_with_path(decayed, params)
+
+

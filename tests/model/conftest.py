@@ -1,0 +1,174 @@
+"""A small world for the model: features of every kind, a batch, a mesh."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from fmjax import mesh
+from fmjax.config import FullAttention, GatedBlock, ModelConfig, SasrecBlock
+from fmjax.data.batch import Batch
+from fmjax.data.catalog import Catalog
+from fmjax.data.schema import DataSpec, Encoded, Feature, Kind, When
+from fmjax.model.recommender import Recommender
+
+ITEMS, ROWS, WINDOW = 40, 2, 8
+BLOCKS = (GatedBlock(), SasrecBlock())
+ATTENTIONS = (FullAttention(),)
+
+
+@pytest.fixture(autouse=True)
+def single_device_mesh():
+  with mesh.use(mesh.make_mesh()):
+    yield
+
+
+def encoded(name, kind, when=When.POST_ACTION, **sizes):
+  return Encoded(feature=Feature(name=name, kind=kind, when=when), **sizes)
+
+
+@pytest.fixture
+def spec() -> DataSpec:
+  return DataSpec(
+    items=ITEMS,
+    features=(
+      encoded("action", Kind.BAG, size=5, values=3),
+      encoded("rating", Kind.NUMERIC),
+      encoded("seen_at", Kind.TIMESTAMP),
+      encoded("device", Kind.CATEGORICAL, When.REQUEST, size=7),
+      encoded("interests", Kind.BAG, When.REQUEST, size=6, values=2),
+      encoded("age", Kind.NUMERIC, When.REQUEST),
+      encoded("joined", Kind.TIMESTAMP, When.REQUEST),
+      encoded("profile", Kind.VECTOR, When.REQUEST, size=4),
+    ),
+    metadata=(
+      encoded("genre", Kind.BAG, size=9, values=4),
+      encoded("year", Kind.CATEGORICAL, size=12),
+      encoded("minutes", Kind.NUMERIC),
+      encoded("text", Kind.VECTOR, size=6),
+    ),
+  )
+
+
+@pytest.fixture
+def catalog(spec) -> Catalog:
+  rng = np.random.default_rng(0)
+  v = spec.items
+  untrained = np.arange(v) % 7 == 0
+  return Catalog(
+    item_ids=np.array([str(row) for row in range(v)], dtype=object),
+    titles=np.array([f"title {row}" for row in range(v)], dtype=object),
+    launch_us_v=np.zeros(v, np.int64),
+    launch_declared_v=np.zeros(v, bool),
+    first_seen_us_v=np.zeros(v, np.int64),
+    train_count_v=np.where(untrained, 0, 3).astype(np.int32),
+    metadata={
+      "genre": rng.integers(0, 9, (v, 4)).astype(np.int32),
+      "year": rng.integers(0, 12, v).astype(np.int32),
+      "minutes": rng.normal(size=v).astype(np.float32),
+      "text": rng.normal(size=(v, 6)).astype(np.float32),
+    },
+  )
+
+
+def features(rng, specs, shape):
+  """Random values of declared features, missing ones among them."""
+  values = {}
+  for field in specs:
+    name = field.feature.name
+    match field.feature.kind:
+      case Kind.CATEGORICAL:
+        values[name] = rng.integers(0, field.size, shape).astype(np.int32)
+      case Kind.BAG:
+        bag = (*shape, field.values)
+        values[name] = rng.integers(0, field.size, bag).astype(np.int32)
+        values[f"{name}_count"] = rng.integers(1, 4, bag).astype(np.float32)
+      case Kind.NUMERIC:
+        value = rng.normal(size=shape).astype(np.float32)
+        values[name] = np.where(rng.random(shape) < 0.3, np.nan, value)
+      case Kind.TIMESTAMP:
+        known = rng.integers(1_300_000_000, 1_400_000_000, shape)
+        missing = rng.random(shape) < 0.3
+        values[name] = np.where(missing, 0, known).astype(np.int32)
+      case Kind.VECTOR:
+        wide = (*shape, field.size)
+        values[name] = rng.normal(size=wide).astype(np.float32)
+  return values
+
+
+def make_batch(spec, *, rows=ROWS, window=WINDOW, seed=0) -> Batch:
+  """Rows of one full window each: whole histories of `window` tokens."""
+  rng = np.random.default_rng(seed)
+  shape = (rows, window)
+  item_bt = rng.integers(1, spec.items, shape).astype(np.int32)
+  position_bt = np.tile(np.arange(window, dtype=np.int32), (rows, 1))
+  previous = features(rng, spec.known_at(When.POST_ACTION), shape)
+  previous = {
+    name: np.where(
+      position_bt.reshape(*shape, *[1] * (value.ndim - 2)) == 0, 0, value
+    ).astype(value.dtype)
+    for name, value in previous.items()
+  }
+  previous_item_bt = np.zeros_like(item_bt)
+  previous_item_bt[:, 1:] = item_bt[:, :-1]
+  request = features(rng, spec.known_at(When.REQUEST), shape)
+  return Batch(
+    item_bt=item_bt,
+    weight_bt=np.ones(shape, np.float32),
+    segment_bt=np.ones(shape, np.int32),
+    position_bt=position_bt,
+    time_bt=np.sort(rng.integers(13e8, 14e8, shape), axis=1).astype(np.int32),
+    user_bt=np.tile(np.arange(rows, dtype=np.int32)[:, None], (1, window)),
+    index_bt=position_bt,
+    request={k: v for k, v in request.items() if not k.endswith("_count")},
+    previous={"item": previous_item_bt, **previous},
+  )
+
+
+@pytest.fixture
+def batch(spec) -> Batch:
+  return make_batch(spec)
+
+
+@pytest.fixture(params=BLOCKS, ids=lambda b: type(b).__name__)
+def block(request):
+  return request.param
+
+
+@pytest.fixture(params=ATTENTIONS, ids=lambda a: type(a).__name__)
+def attention(request):
+  return request.param
+
+
+@pytest.fixture
+def config(block, attention) -> ModelConfig:
+  return ModelConfig(
+    width=16, layers=2, heads=2, block=block, attention=attention
+  )
+
+
+def trained(model: Recommender, *, seed=1) -> Recommender:
+  """Parameters as far from their initial values as training would take them.
+
+  At initialization gates are half open and biases are 0, which hides mistakes.
+  """
+  definition, params, content = nnx.split(model, nnx.Param, ...)
+  leaves, structure = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  moved = [
+    leaf
+    + 0.3
+    * jax.random.normal(
+      key, leaf.shape, leaf.dtype, out_sharding=leaf.sharding
+    )
+    for leaf, key in zip(leaves, keys, strict=True)
+  ]
+  return nnx.merge(definition, jax.tree.unflatten(structure, moved), content)
+
+
+@pytest.fixture
+def model(config, spec, catalog) -> Recommender:
+  fresh = Recommender(
+    config, spec, catalog, window=WINDOW, rngs=nnx.Rngs(params=0)
+  )
+  return trained(fresh)

@@ -1,0 +1,343 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+from flax import nnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fmjax.config import IdOnly, ItemOnly, ModelConfig, NoTime, SumMixer
+from fmjax.data.batch import Batch
+from fmjax.model.recommender import Recommender
+from fmjax.model.time import calendar_terms
+from fmjax.train.loss import full_softmax
+
+ROWS, WINDOW = 2, 8
+SAME_FIXTURES = [HealthCheck.function_scoped_fixture]
+
+
+@jax.jit
+def encode(model, batch):
+  return model.encode(batch).reshape(*batch.item_bt.shape, -1)
+
+
+@jax.jit
+def score_all(model, batch):
+  day_n = np.zeros(batch.item_bt.size, np.int32)
+  return model.score(model.encode(batch), None, day_n)
+
+
+@jax.jit
+def score_some(model, batch, candidates_c):
+  day_n = np.zeros(batch.item_bt.size, np.int32)
+  return model.score(model.encode(batch), candidates_c, day_n)
+
+
+@jax.jit
+def encode_dropped(model, batch, key):
+  return model.encode(batch, dropout_key=key)
+
+
+def edit(batch: Batch, change) -> Batch:
+  """`change(name, array)` over every array of a batch."""
+  request = {k: change(f"request.{k}", v) for k, v in batch.request.items()}
+  previous = {k: change(f"previous.{k}", v) for k, v in batch.previous.items()}
+  own = {
+    field.name: change(field.name, getattr(batch, field.name))
+    for field in dataclasses.fields(batch)
+    if field.name not in ("request", "previous")
+  }
+  return Batch(**own, request=request, previous=previous)
+
+
+def test_states_are_bit_equal_after_any_change_of_later_events(model, batch):
+  @settings(
+    max_examples=20, deadline=None, suppress_health_check=SAME_FIXTURES
+  )
+  @given(st.integers(1, WINDOW - 1), st.integers(0, 2**31))
+  def check(cut, seed):
+    rng = np.random.default_rng(seed)
+    fixed = ("segment_bt", "position_bt", "index_bt", "user_bt", "weight_bt")
+
+    def later(name, array):
+      # What is known of a token's outcome appears as `previous` one later, so
+      # at `cut` everything may change but what came before it.
+      if name in fixed:
+        return array
+      changed = array.copy()
+      shuffled = array.reshape(-1, *array.shape[2:])
+      picks = rng.integers(0, len(shuffled), (ROWS, WINDOW - cut))
+      changed[:, cut:] = shuffled[picks]
+      return changed
+
+    before = encode(model, batch)
+    after = encode(model, edit(batch, later))
+    np.testing.assert_array_equal(before[:, :cut], after[:, :cut])
+
+  check()
+
+
+def test_a_token_never_sees_its_own_outcome(model, batch):
+  outcome = dataclasses.replace(
+    batch, item_bt=batch.item_bt[::-1], weight_bt=batch.weight_bt * 0
+  )
+  np.testing.assert_array_equal(encode(model, batch), encode(model, outcome))
+
+
+def test_the_gradient_into_the_future_is_exactly_zero(model, batch):
+  def state_sum(inputs, position):
+    floats = edit(batch, lambda name, array: inputs.get(name, array))
+    states_btd = model.encode(floats).reshape(ROWS, WINDOW, -1)
+    return states_btd[:, position].sum()
+
+  inputs = {}
+  edit(
+    batch,
+    lambda name, array: inputs.update({name: jnp.asarray(array)})
+    if array.dtype == np.float32
+    else None,
+  )
+  inputs = {n: jnp.nan_to_num(a) for n, a in inputs.items()}
+  reached = 0.0
+  for position in (0, 3, WINDOW - 1):
+    grads = jax.jit(jax.grad(state_sum))(inputs, position)
+    for grad in grads.values():
+      assert not np.any(grad[:, position + 1 :])
+      reached += float(jnp.abs(grad[:, : position + 1]).sum())
+  assert reached > 0
+
+
+def test_every_feature_reaches_the_states(model, batch):
+  base = encode(model, batch)
+  for kind in ("request", "previous"):
+    for name in getattr(batch, kind):
+      other = edit(
+        batch, lambda n, a, n_=f"{kind}.{name}": a[::-1] if n == n_ else a
+      )
+      assert np.any(base != encode(model, other)), f"{kind}.{name}"
+  later = dataclasses.replace(batch, time_bt=batch.time_bt + 3_600 * 7)
+  assert np.any(base != encode(model, later))
+
+
+def test_packed_and_unpacked_windows_give_the_same_losses(model, spec):
+  from conftest import make_batch
+
+  lengths = [3, 5, 2, 4, 1]
+  rows = make_batch(spec, rows=len(lengths), window=WINDOW, seed=3)
+  inside_bt = np.arange(WINDOW) < np.array(lengths)[:, None]
+
+  def unpack(name, array):
+    mask = inside_bt.reshape(*inside_bt.shape, *[1] * (array.ndim - 2))
+    return np.where(mask, array, 0).astype(array.dtype)
+
+  places = [(0, 0), (0, 3), (1, 0), (1, 2), (1, 6)]  # (row, offset) of each
+
+  def pack(name, array):
+    packed = np.zeros((2, WINDOW, *array.shape[2:]), array.dtype)
+    segment = {0: 0, 1: 0}
+    for window, (row, offset) in enumerate(places):
+      end = offset + lengths[window]
+      packed[row, offset:end] = array[window, : lengths[window]]
+      if name == "segment_bt":
+        segment[row] += 1
+        packed[row, offset:end] = segment[row]
+    return packed
+
+  alone, together = edit(rows, unpack), edit(rows, pack)
+
+  def nll(batch):
+    logits_nv = np.asarray(score_all(model, batch), np.float64)
+    log_nv = scipy.special.log_softmax(logits_nv, axis=-1)
+    picked_n = log_nv[np.arange(len(log_nv)), batch.item_bt.reshape(-1)]
+    return -picked_n.reshape(batch.item_bt.shape)
+
+  alone_bt, together_bt = nll(alone), nll(together)
+  for window, (row, offset) in enumerate(places):
+    length = lengths[window]
+    np.testing.assert_allclose(
+      together_bt[row, offset : offset + length],
+      alone_bt[window, :length],
+      rtol=1e-5,
+    )
+
+
+def test_scanned_layers_equal_unrolled_ones(model, batch):
+  @jax.jit
+  def unrolled(model, batch):
+    definition, params = nnx.split(model.blocks)
+    item_nd = model.items.embed(batch.previous["item"].reshape(-1))
+    x_nd = model.events(batch, item_nd * model.input_scale)
+    for layer in range(2):
+      own = jax.tree.map(lambda p, i=layer: p[i], params)
+      block = nnx.merge(definition, own)
+      x_nd = block(x_nd, segment_bt=batch.segment_bt, dropout_key=None)
+    return model.final_norm(x_nd).reshape(*batch.item_bt.shape, -1)
+
+  np.testing.assert_allclose(
+    encode(model, batch), unrolled(model, batch), rtol=1e-5, atol=1e-5
+  )
+
+
+def test_dropout_draws_by_key_and_only_with_one(config, model, batch):
+  key = jax.random.key(7)
+  same = [encode_dropped(model, batch, key) for _ in range(2)]
+  np.testing.assert_array_equal(*same)
+  other = encode_dropped(model, batch, jax.random.key(8))
+  assert np.any(same[0] != other)
+  plain = encode(model, batch).reshape(same[0].shape)
+  assert np.any(same[0] != plain)
+
+
+def test_the_id_of_an_item_without_training_events_is_masked(
+  config, spec, catalog, batch, model
+):
+  noisy = nnx.clone(model)
+  unseen_v = ~(np.pad(catalog.train_count_v, (0, 128 - spec.items)) > 0)
+  noise = jnp.where(jnp.asarray(unseen_v)[:, None], 100.0, 0.0)
+  noisy.items.id_vd[...] = noisy.items.id_vd[...] + noise
+  np.testing.assert_array_equal(encode(model, batch), encode(noisy, batch))
+  np.testing.assert_array_equal(
+    score_all(model, batch), score_all(noisy, batch)
+  )
+
+
+def test_an_unseen_item_is_scored_by_its_metadata(spec, catalog, batch, model):
+  unseen, twin = 7, 14  # both without training events
+  assert not catalog.train_count_v[[unseen, twin]].any()
+  logits_nc = score_some(model, batch, jnp.array([unseen, twin]))
+  assert np.all(np.isfinite(logits_nc))
+  assert np.any(logits_nc[:, 0] != logits_nc[:, 1])
+
+
+def test_scores_of_candidates_equal_those_of_the_whole_catalog(model, batch):
+  candidates_c = jnp.array([5, 0, 39, 1])
+  np.testing.assert_allclose(
+    score_some(model, batch, candidates_c),
+    np.asarray(score_all(model, batch))[:, candidates_c],
+    rtol=1e-5,
+  )
+
+
+def test_rows_that_are_no_items_score_minus_infinity(model, spec, batch):
+  logits_nv = np.asarray(score_all(model, batch))
+  assert np.all(logits_nv[:, 0] == -np.inf)
+  assert np.all(logits_nv[:, spec.items :] == -np.inf)
+  assert np.all(np.isfinite(logits_nv[:, 1 : spec.items]))
+
+
+@pytest.mark.parametrize("mixer", [SumMixer(), IdOnly()])
+def test_id_only_has_no_metadata_parameters(spec, catalog, mixer):
+  config = ModelConfig(
+    width=16, mixer=mixer, features=ItemOnly(), time=NoTime()
+  )
+  model = Recommender(
+    config, spec, catalog, window=WINDOW, rngs=nnx.Rngs(params=0)
+  )
+  names = {
+    jax.tree_util.keystr(path)
+    for path, _ in jax.tree_util.tree_leaves_with_path(
+      nnx.state(model, nnx.Param)
+    )
+  }
+  has_metadata = any("metadata" in name for name in names)
+  assert has_metadata == (mixer == SumMixer())
+  assert not any("request" in name or "previous" in name for name in names)
+
+
+def test_bfloat16_states_are_close_to_float32_ones(spec, catalog, batch):
+  def states(dtype):
+    model = Recommender(
+      ModelConfig(width=16, dtype=dtype),
+      spec,
+      catalog,
+      window=WINDOW,
+      rngs=nnx.Rngs(params=0),
+    )
+    for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)):
+      assert leaf.dtype == jnp.float32
+    return encode(model, batch)
+
+  wide, narrow = states("float32"), states("bfloat16")
+  assert narrow.dtype == jnp.float32
+  error = np.linalg.norm(wide - narrow) / np.linalg.norm(wide)
+  assert 0 < error < 0.02
+
+
+def test_calendar_terms_know_the_hour_and_the_weekday():
+  monday_noon = 1_382_356_800  # 2013-10-21 12:00 UTC
+  terms = np.asarray(calendar_terms(jnp.array([monday_noon]), slow=2))[0]
+  assert terms[:24].argmax() == 12
+  assert terms[24:31].argmax() == 0
+  assert terms[:24].sum() == terms[24:31].sum() == 1
+  assert len(terms) == 31 + 4
+
+
+# ---- the loss ------------------------------------------------------------
+
+
+def _loss_inputs(seed=0, b=4, t=12, v=30, d=8):
+  rng = np.random.default_rng(seed)
+  return {
+    "states_nd": jnp.asarray(rng.normal(size=(b * t, d)), jnp.float32),
+    "item_vd": jnp.asarray(rng.normal(size=(v, d)), jnp.float32),
+    "mask_v": jnp.arange(v) > 0,
+    "target_bt": jnp.asarray(rng.integers(1, v, (b, t)), jnp.int32),
+    "weight_bt": jnp.asarray(rng.random((b, t)) < 0.7, jnp.float32),
+  }
+
+
+def _plain(states_nd, item_vd, mask_v, target_bt, weight_bt):
+  logits_nv = states_nd @ item_vd.T
+  logits_nv = jnp.where(mask_v[None], logits_nv, -jnp.inf)
+  log_nv = jax.nn.log_softmax(logits_nv)
+  target_n = target_bt.reshape(-1)
+  picked_n = log_nv[jnp.arange(target_n.shape[0]), target_n]
+  return -jnp.sum(picked_n * weight_bt.reshape(-1))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16, 48, 10_000])
+def test_the_chunked_softmax_equals_the_plain_one(chunk):
+  inputs = _loss_inputs()
+
+  def chunked(states_nd, item_vd):
+    rest = {
+      k: v for k, v in inputs.items() if k not in ("states_nd", "item_vd")
+    }
+    total, weight = full_softmax(states_nd, item_vd, **rest, chunk=chunk)
+    assert weight == inputs["weight_bt"].sum()
+    return total
+
+  def plain(states_nd, item_vd):
+    return _plain(**{**inputs, "states_nd": states_nd, "item_vd": item_vd})
+
+  both = inputs["states_nd"], inputs["item_vd"]
+  got, got_grads = jax.value_and_grad(chunked, argnums=(0, 1))(*both)
+  want, want_grads = jax.value_and_grad(plain, argnums=(0, 1))(*both)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  for got_grad, want_grad in zip(got_grads, want_grads, strict=True):
+    np.testing.assert_allclose(got_grad, want_grad, rtol=1e-4, atol=1e-5)
+
+
+def test_the_logits_are_never_stored_whole():
+  inputs = _loss_inputs(b=8, t=64, v=500)
+  inputs = {k: v for k, v in inputs.items()}
+  states_nd = inputs.pop("states_nd")
+
+  def total(states_nd):
+    return full_softmax(states_nd, **inputs, chunk=16)[0]
+
+  jaxpr = str(jax.make_jaxpr(jax.grad(total))(states_nd))
+  assert "500]" in jaxpr
+  for whole in ("[512,500]", "[8,64,500]", "[64,8,500]"):
+    assert whole not in jaxpr
+
+
+def test_a_target_of_weight_zero_has_no_loss():
+  inputs = _loss_inputs()
+  other = {**inputs, "target_bt": inputs["target_bt"].at[0, 0].set(5)}
+  inputs["weight_bt"] = inputs["weight_bt"].at[0, 0].set(0)
+  other["weight_bt"] = inputs["weight_bt"]
+  assert full_softmax(**inputs, chunk=8) == full_softmax(**other, chunk=8)
