@@ -218,7 +218,7 @@ class FullSoftmax(_Config):
 class OptimConfig(_Config):
   """AdamW: linear warm-up, then cosine decay to `final_fraction` of the peak.
 
-  Norms, biases and gates are not decayed.
+  Norms and biases are not decayed.
   """
 
   learning_rate: float = 1e-3

@@ -1,4 +1,4 @@
-"""One batch: packed rows of windows, as the model and the evaluators read it."""
+"""One batch: packed rows of windows, as model and evaluators read it."""
 
 import dataclasses
 

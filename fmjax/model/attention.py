@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fmjax.config import FullAttention
+from fmjax.data.batch import Array
 from fmjax.model.dropout import dropout
 
 
@@ -24,7 +25,7 @@ class Full(nnx.Module):
     k_bshe: jax.Array,
     v_bshe: jax.Array,
     *,
-    segment_bt: jax.Array,
+    segment_bt: Array,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
     """Attends within segments, causally.
@@ -43,7 +44,9 @@ class Full(nnx.Module):
     logits_bhts = jnp.einsum("bthe,bshe->bhts", q_bthe, k_bshe)
     logits_bhts = logits_bhts.astype(jnp.float32) * q_bthe.shape[-1] ** -0.5
     causal_ts = jnp.tril(jnp.ones((t, t), dtype=bool))
-    mask_bts = (segment_bt[:, :, None] == segment_bt[:, None, :]) & causal_ts[None]
+    mask_bts = (segment_bt[:, :, None] == segment_bt[:, None, :]) & causal_ts[
+      None
+    ]
     # A position always sees itself, so no row of the softmax is empty.
     logits_bhts = jnp.where(mask_bts[:, None], logits_bhts, -jnp.inf)
     weights_bhts = jax.nn.softmax(logits_bhts, axis=-1).astype(v_bshe.dtype)

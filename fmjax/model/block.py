@@ -10,6 +10,7 @@ from flax import nnx
 
 from fmjax import mesh
 from fmjax.config import GatedBlock, ModelConfig, SasrecBlock
+from fmjax.data.batch import Array
 from fmjax.model import dropout
 from fmjax.model.attention import make_attention
 from fmjax.model.features import linear
@@ -90,19 +91,16 @@ class Gated(nnx.Module):
     self.out_dd = linear(d, d, rngs=rngs)
     self.gate_attention_dd = linear(d, d, rngs=rngs)
     self.norm_feed_forward = RMSNorm(d)
-    spread = {"out_sharding": mesh.spec(None, "feed_forward")}
-    self.up_df = nnx.Param(linear(d, f, rngs=rngs)[...], **spread)
-    self.gate_df = nnx.Param(linear(d, f, rngs=rngs)[...], **spread)
-    self.down_fd = nnx.Param(
-      linear(f, d, rngs=rngs)[...], out_sharding=mesh.spec("feed_forward", None)
-    )
+    self.up_df = linear(d, f, rngs=rngs, axes=(None, "feed_forward"))
+    self.gate_df = linear(d, f, rngs=rngs, axes=(None, "feed_forward"))
+    self.down_fd = linear(f, d, rngs=rngs, axes=("feed_forward", None))
     self.gate_feed_forward_dd = linear(d, d, rngs=rngs)
 
   def __call__(
     self,
     x_nd: jax.Array,
     *,
-    segment_bt: jax.Array,
+    segment_bt: Array,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
     rows = segment_bt.shape[0]
@@ -165,7 +163,7 @@ class Sasrec(nnx.Module):
     self,
     x_nd: jax.Array,
     *,
-    segment_bt: jax.Array,
+    segment_bt: Array,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
     rows = segment_bt.shape[0]

@@ -6,9 +6,7 @@ import jax.numpy as jnp
 _BITS = 16
 
 
-def dropout(
-  x: jax.Array, rate: float, *, key: jax.Array | None
-) -> jax.Array:
+def dropout(x: jax.Array, rate: float, *, key: jax.Array | None) -> jax.Array:
   """Zeroes a share `rate` of the entries and rescales the others.
 
   The rate is rounded to 1/65,536: 16 random bits an entry cost half of what a

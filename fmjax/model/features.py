@@ -21,13 +21,27 @@ _INIT_SCALE = 0.02
 _DATE_TERMS = 4  # Fourier terms of a timestamp field's date
 
 
-def normal(shape: tuple[int, ...], scale: float, *, rngs: nnx.Rngs):
-  return nnx.Param(scale * jax.random.normal(rngs.params(), shape))
+def normal(
+  shape: tuple[int, ...],
+  scale: float,
+  *,
+  rngs: nnx.Rngs,
+  axes: tuple[str | None, ...] = (),
+) -> nnx.Param:
+  """Normal with standard deviation `scale`; `axes`: logical, if spread."""
+  values = scale * jax.random.normal(rngs.params(), shape)
+  return nnx.Param(values, out_sharding=mesh.spec(*axes) if axes else None)
 
 
-def linear(fan_in: int, fan_out: int, *, rngs: nnx.Rngs) -> nnx.Param:
+def linear(
+  fan_in: int,
+  fan_out: int,
+  *,
+  rngs: nnx.Rngs,
+  axes: tuple[str | None, ...] = (),
+) -> nnx.Param:
   """A [fan_in, fan_out] matrix with variance 1 / fan_in."""
-  return normal((fan_in, fan_out), max(fan_in, 1) ** -0.5, rngs=rngs)
+  return normal((fan_in, fan_out), fan_in**-0.5, rngs=rngs, axes=axes)
 
 
 def lookup(table_id: jax.Array, codes: jax.Array) -> jax.Array:
@@ -118,6 +132,10 @@ def flatten(values_bt: Array) -> jax.Array:
   )
 
 
+def _flatten_all(values: dict[str, Array]) -> dict[str, jax.Array]:
+  return {name: flatten(value) for name, value in values.items()}
+
+
 class EventEmbedder(nnx.Module):
   """Position t = W · [request features of t ; post-action features of t-1].
 
@@ -164,22 +182,19 @@ class EventEmbedder(nnx.Module):
     Returns:
       x_nd, float32.
     """
-    flat = lambda tree: {name: flatten(a) for name, a in tree.items()}
     x_nd = item_nd
     if self.has_previous:
-      fields_nm = self.previous(flat(batch.previous))
+      fields_nm = self.previous(_flatten_all(batch.previous))
       x_nd = x_nd + jnp.einsum("nm,md->nd", fields_nm, self.previous_md[...])
     is_start_n = flatten(batch.index_bt) == 0
     x_nd = jnp.where(is_start_n[:, None], self.start_d[...][None], x_nd)
     if self.has_request:
       parts = []
       if self.request.fields:
-        parts.append(self.request(flat(batch.request)))
+        parts.append(self.request(_flatten_all(batch.request)))
       if self.calendar_terms is not None:
         parts.append(
-          time.calendar_terms(
-            flatten(batch.time_bt), slow=self.calendar_terms
-          )
+          time.calendar_terms(flatten(batch.time_bt), slow=self.calendar_terms)
         )
       fields_nm = jnp.concatenate(parts, axis=-1)
       x_nd = x_nd + jnp.einsum("nm,md->nd", fields_nm, self.request_md[...])

@@ -11,7 +11,7 @@ from flax import nnx
 from fmjax import mesh
 from fmjax.config import IdOnly, SumMixer
 from fmjax.data.catalog import Catalog
-from fmjax.data.schema import DataSpec, Kind
+from fmjax.data.schema import DataSpec
 from fmjax.model.features import FieldEmbedder, normal
 
 # The id table is padded to a multiple of this many rows, so that it divides
@@ -43,9 +43,8 @@ class ItemTable(nnx.Module):
   ):
     rows = padded_rows(spec.items)
     self.items = spec.items
-    self.id_vd = nnx.Param(
-      _INIT_SCALE * jax.random.normal(rngs.params(), (rows, width)),
-      out_sharding=mesh.spec("vocabulary", None),
+    self.id_vd = normal(
+      (rows, width), _INIT_SCALE, rngs=rngs, axes=("vocabulary", None)
     )
     # A row that training never updates holds noise: its id source is masked
     # exactly, on the input and on the output side.
@@ -77,10 +76,13 @@ class ItemTable(nnx.Module):
 
     None: on every device.
     """
-    take = lambda table: table.at[rows_n].get(
-      out_sharding=mesh.spec(axis, *(None,) * (table.ndim - 1)),
-      mode="promise_in_bounds",
-    )
+
+    def take(table: jax.Array) -> jax.Array:
+      rest = (None,) * (table.ndim - 1)
+      return table.at[rows_n].get(
+        out_sharding=mesh.spec(axis, *rest), mode="promise_in_bounds"
+      )
+
     content = {}
     if self.metadata is not None:
       content = {name: take(c[...]) for name, c in self.content.items()}

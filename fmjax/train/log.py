@@ -1,4 +1,4 @@
-"""What a run says while it works: exact JSON lines, TensorBoard, a progress bar.
+"""What a run says while it works: JSON lines, TensorBoard, a progress bar.
 
 Analysis reads only `metrics.jsonl`; TensorBoard is for looking.
 """
@@ -18,9 +18,7 @@ from rich.progress import (
   TextColumn,
   TimeRemainingColumn,
 )
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary import Writer
 
 _PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
 
@@ -36,19 +34,13 @@ class MetricsLog:
     partial.write_text("".join(json.dumps(r) + "\n" for r in kept))
     os.replace(partial, path)
     self._file = path.open("a")
-    self._events = EventFileWriter(str(run_dir / "tensorboard"))
+    self._events = Writer(str(run_dir / "tensorboard"))
 
   def write(self, step: int, **metrics: float) -> None:
     self._file.write(json.dumps({"step": step, **metrics}) + "\n")
     self._file.flush()
-    values = [
-      Summary.Value(tag=name, simple_value=value)
-      for name, value in metrics.items()
-    ]
-    event = Event(
-      wall_time=time.time(), step=step, summary=Summary(value=values)
-    )
-    self._events.add_event(event)
+    for name, value in metrics.items():
+      self._events.add_scalar(name, value, step=step)
 
   def close(self) -> None:
     self._file.close()

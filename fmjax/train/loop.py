@@ -23,7 +23,7 @@ from fmjax.model.recommender import Recommender
 from fmjax.train.checkpoint import Checkpoints
 from fmjax.train.log import MetricsLog, TrainingProgress
 from fmjax.train.optimizer import make_optimizer, make_schedule
-from fmjax.train.state import TrainState, make_state
+from fmjax.train.state import make_state
 from fmjax.train.step import make_step
 
 SELECTION_METRIC = "validation/ndcg@10"
@@ -201,16 +201,14 @@ class _Loop:
       raise RunError(self._non_finite(step, loss, host_batch))
     self.totals["tokens"] += weight
     self.totals["train_s"] += self.rate.step(weight)
-    self.progress.update(
-      step, loss=loss, tokens_per_s=self.rate.tokens_per_s
-    )
+    self.progress.update(step, loss=loss, tokens_per_s=self.rate.tokens_per_s)
     run = self.config.run
     if step % run.log_every == 0 or step == run.steps:
       self.log.write(
         step,
         loss=loss,
         grad_norm=float(metrics["grad_norm"]),
-        learning_rate=float(self.schedule(step - 1)),
+        learning_rate=self.learning_rate(step),
         tokens=self.totals["tokens"],
         tokens_per_s=self.rate.tokens_per_s,
         train_s=self.totals["train_s"],
@@ -225,6 +223,9 @@ class _Loop:
       self.checkpoints.save_selected(
         self.state.model, step=step, metrics=metrics
       )
+
+  def learning_rate(self, step: int) -> float:
+    return float(np.asarray(self.schedule(step - 1)))
 
   def save(self) -> None:
     facts = {**self.totals, "next_batch": int(self.state.step)}
@@ -254,7 +255,7 @@ class _Loop:
         for key, array in arrays
       },
     )
-    rate = float(self.schedule(step - 1))
+    rate = self.learning_rate(step)
     return (
       f"the loss is {loss} at step {step} (learning rate {rate:.2g}); its batch"
       f" is saved in {path}, the last finite state in"
@@ -269,7 +270,7 @@ class _Rate:
 
   def __init__(self):
     self.tokens_per_s = 0.0
-    self._last = time.monotonic()
+    self._last = self._paused = time.monotonic()
     self._steps = 0
 
   def step(self, tokens: float) -> float:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import mesh
+from fmjax.data.batch import Array
 
 
 def full_softmax(
@@ -11,8 +12,8 @@ def full_softmax(
   item_vd: jax.Array,
   *,
   mask_v: jax.Array,
-  target_bt: jax.Array,
-  weight_bt: jax.Array,
+  target_bt: Array,
+  weight_bt: Array,
   chunk: int,
 ) -> tuple[jax.Array, jax.Array]:
   """Next-item cross-entropy over the whole catalog.
@@ -35,9 +36,10 @@ def full_softmax(
   b, t = target_bt.shape
   parts = _divisor(t, at_least=b * t / chunk)
 
-  def split(array):
+  def split(array: Array) -> jax.Array:
     rest = array.shape[2:]
-    array = array.reshape(
+    array = jnp.reshape(
+      array,
       (b, parts, t // parts, *rest),
       out_sharding=mesh.spec("rows", None, None, *(None for _ in rest)),
     )

@@ -7,11 +7,11 @@ import optax
 
 from fmjax.config import OptimConfig
 
-_DECAYED_RANK = 2  # matrices and tables; norms, biases and gates are not
+_DECAYED_RANK = 2  # matrices and tables; norms and biases are not
 
 
 def make_schedule(config: OptimConfig, *, total_steps: int) -> optax.Schedule:
-  """Learning rate of each step: linear warm-up, cosine to the end of the run."""
+  """Learning rate of each step: linear warm-up, then cosine to the end."""
   return optax.warmup_cosine_decay_schedule(
     init_value=0.0,
     peak_value=config.learning_rate,
@@ -44,5 +44,3 @@ def _is_decayed(params: Any) -> Any:
     return leaf.ndim - stacked >= _DECAYED_RANK
 
   return jax.tree_util.tree_map_with_path(decayed, params)
-
-

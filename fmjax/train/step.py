@@ -53,9 +53,7 @@ def make_step(
 
     def mean_loss(params):
       model = nnx.merge(definition, params, content)
-      total, weight = loss(
-        model, batch, objective=objective, dropout_key=key
-      )
+      total, weight = loss(model, batch, objective=objective, dropout_key=key)
       return total / jnp.maximum(weight, 1.0), (total, weight)
 
     (_, (total, weight)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
@@ -67,7 +65,7 @@ def make_step(
     metrics = {
       "loss_total": total,
       "weight": weight,
-      "grad_norm": optax.global_norm(grads),
+      "grad_norm": optax.tree.norm(grads),
     }
     model = nnx.merge(definition, params, content)
     return TrainState(state.step + 1, model, opt_state), metrics

@@ -158,9 +158,7 @@ def trained(model: Recommender, *, seed=1) -> Recommender:
   moved = [
     leaf
     + 0.3
-    * jax.random.normal(
-      key, leaf.shape, leaf.dtype, out_sharding=leaf.sharding
-    )
+    * jax.random.normal(key, leaf.shape, leaf.dtype, out_sharding=leaf.sharding)
     for leaf, key in zip(leaves, keys, strict=True)
   ]
   return nnx.merge(definition, jax.tree.unflatten(structure, moved), content)

@@ -54,9 +54,7 @@ def edit(batch: Batch, change) -> Batch:
 
 
 def test_states_are_bit_equal_after_any_change_of_later_events(model, batch):
-  @settings(
-    max_examples=20, deadline=None, suppress_health_check=SAME_FIXTURES
-  )
+  @settings(max_examples=20, deadline=None, suppress_health_check=SAME_FIXTURES)
   @given(st.integers(1, WINDOW - 1), st.integers(0, 2**31))
   def check(cut, seed):
     rng = np.random.default_rng(seed)
@@ -96,9 +94,11 @@ def test_the_gradient_into_the_future_is_exactly_zero(model, batch):
   inputs = {}
   edit(
     batch,
-    lambda name, array: inputs.update({name: jnp.asarray(array)})
-    if array.dtype == np.float32
-    else None,
+    lambda name, array: (
+      inputs.update({name: jnp.asarray(array)})
+      if array.dtype == np.float32
+      else None
+    ),
   )
   inputs = {n: jnp.nan_to_num(a) for n, a in inputs.items()}
   reached = 0.0
@@ -323,7 +323,6 @@ def test_the_chunked_softmax_equals_the_plain_one(chunk):
 
 def test_the_logits_are_never_stored_whole():
   inputs = _loss_inputs(b=8, t=64, v=500)
-  inputs = {k: v for k, v in inputs.items()}
   states_nd = inputs.pop("states_nd")
 
   def total(states_nd):

@@ -1,0 +1,463 @@
+"""The command line: what was asked, who does it, how it ended.
+
+The only module that knows tyro. A verb is a dataclass: its fields are the
+options, its docstring the help, what `run` returns the JSON object. Work and
+heavy imports happen inside `run`, so that `fmjax --help` answers at once.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Protocol
+
+import tyro
+from tyro.conf import Positional, Suppress, UseAppendAction, arg
+
+from fmjax.cli import arguments
+from fmjax.cli.terminal import Terminal
+from fmjax.config import ConfigError
+from fmjax.data.schema import DataError
+
+_USAGE = """\
+usage: fmjax VERB ... [--json] [--debug]
+
+Trains and scales a foundation model for personalized recommendation.
+
+{verbs}
+
+To begin:
+  fmjax doctor
+  fmjax list experiments/quickstart.py
+  fmjax sweep experiments/quickstart.py
+  fmjax report runs/quickstart --out runs/quickstart
+  fmjax train experiments/movielens_1m.py:sasrec_ce --run.steps 200
+
+`fmjax VERB --help` tells a verb's options. Progress goes to stderr. With --json
+the last line on stdout is one JSON object; with --debug an error brings its
+traceback along.
+Exit codes: 0 done, 2 wrong usage or configuration, 3 bad input data (also an
+unknown source or option of prepare), 4 the run failed, 130 interrupted.\
+"""
+
+
+class Verb(Protocol):
+  def run(self, terminal: Terminal) -> dict[str, Any]:
+    """Does what was asked; the result is what --json prints."""
+    ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one verb; the exit code."""
+  words, flags = arguments.take_flags(
+    sys.argv[1:] if argv is None else argv, ("--json", "--debug")
+  )
+  verb, as_json = words[0] if words else "", "--json" in flags
+  try:
+    if verb in ("", "-h", "--help", "help"):
+      print(_usage(), flush=True)
+      return 0 if verb else 2
+    arguments.check_verb(verb, list(VERBS))
+    result = parse(verb, words[1:]).run(Terminal(json=as_json))
+    if as_json:
+      print(json.dumps(_finite(result)), flush=True)
+  except BrokenPipeError:
+    # Who reads (head, less) has seen enough; Python would flush again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  except KeyboardInterrupt:
+    return _fail("interrupted", 130, as_json=as_json)
+  except Exception as error:
+    if "--debug" in flags:
+      traceback.print_exc()
+    return _fail(_sentence(error), _exit_code(error, verb), as_json=as_json)
+  return 0
+
+
+# ---- the verbs --------------------------------------------------------------
+
+_File = Annotated[
+  Positional[str],
+  arg(metavar="FILE[:NAME]", help="An experiment file, or one of its entries."),
+]
+_Run = Annotated[
+  Positional[pathlib.Path],
+  arg(metavar="RUN", help="Its directory; the id may be left off."),
+]
+_Split = Literal["validation", "test"]
+_Targets = Literal["first", "all"]
+# Filled from `--dotted.path value`, which tyro does not see.
+_Changes = Annotated[tuple[tuple[str, str], ...], Suppress]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepare:
+  """Raw log → cleaned, tokenized, split shards with a catalog and a manifest.
+
+  For example:
+    fmjax prepare movietweetings --out prepared/movietweetings
+    fmjax prepare movielens --raw ml-1m.zip --out prepared/ml-1m
+    fmjax prepare table --raw log.csv --mapping log.toml --out prepared/log
+
+  Rows that cannot be used go to rejects.parquet with the reason.
+  """
+
+  source: Annotated[Positional[str], arg(metavar="SOURCE")]
+  """movietweetings, kuairand-pure, movielens, movielens-sasrec, globo, table or
+  synthetic."""
+  out: pathlib.Path
+  """Folder to write; one that was prepared the same way is kept."""
+  raw: str = ""
+  """The published folder, archive or file. Default: the log shipped with fmjax,
+  else the folder of that name under FMJAX_DATA."""
+  mapping: str = ""
+  """Of a table: the TOML file that says what its columns mean."""
+  granularity: Literal["event", "run"] = "event"
+  """A token is one event, or a run of adjacent events on one item."""
+  max_gap_s: int = 3_600
+  """Most seconds between the events of a run."""
+  split: Literal["temporal", "leave-last-out"] = "temporal"
+  """Two cuts of one global clock, or each user's last tokens."""
+  validation: float = 0.1
+  """Share of the events in validation (temporal)."""
+  test: float = 0.1
+  """Share of the events in test (temporal)."""
+  max_rejects: float = 0.001
+  """Greatest share of unusable rows; above it nothing is written."""
+  memory_limit: str = "2GB"
+  """Of the engine, which spills to disk beyond."""
+
+  def run(self, terminal: Terminal) -> dict[str, Any]:
+    from fmjax.cli import preparing
+    from fmjax.data.prepare import prepare, source_from_name
+
+    prepared = prepare(
+      source_from_name(self.source, raw=self.raw, mapping=self.mapping),
+      self.out,
+      granularity=preparing.granularity_of(
+        self.granularity, max_gap_s=self.max_gap_s
+      ),
+      split=preparing.split_of(
+        self.split, validation=self.validation, test=self.test
+      ),
+      max_rejects=self.max_rejects,
+      memory_limit=self.memory_limit,
+      progress=preparing.progress(terminal),
+    )
+    return preparing.show(prepared, terminal)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class List:
+  """What the experiments of a file are: parameters, tokens, FLOPs, least time.
+
+  For example:
+    fmjax list experiments/quickstart.py
+    fmjax list experiments/quickstart.py --model.layers 4
+  """
+
+  file: _File
+  changes: _Changes = ()
+
+  def run(self, terminal: Terminal) -> dict[str, Any]:
+    from fmjax.cli import listing
+    from fmjax.cli.experiment_file import load
+
+    return listing.describe(load(self.file, self.changes), terminal)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+  """Trains one experiment, or every one of a file; finished runs are kept.
+
+  For example:
+    fmjax train experiments/quickstart.py:d64 --run.steps 200 --run.seed 1
+    fmjax train experiments/movielens_1m.py:sasrec_ce
+
+  Any number or text of an experiment can be set by its path. SIGTERM saves and
+  exits 0; the same command continues.
+  """
+
+  file: _File
+  runs: pathlib.Path | None = None
+  """Where runs go. Default: runs/<name of the file>."""
+  profile: bool = False
+  """Only trace a few steps, for TensorBoard."""
+  changes: _Changes = ()
+
+  def run(self, terminal: Terminal) -> dict[str, Any]:
+    from fmjax.cli import sweeping
+    from fmjax.cli.experiment_file import load
+
+    file = load(self.file, self.changes)
+    do = sweeping.profile if self.profile else sweeping.train
+    return do(file, sweeping.root_of(file, self.runs), terminal)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate:
+  """Ranks a split's targets by a run's selected step, beside the baselines.
+
+  For example:
+    fmjax evaluate runs/quickstart/d64 --split validation
+    fmjax evaluate runs/quickstart/d64 --targets all --slices
+  """
+
+  place: _Run
+  split: _Split = "test"
+  """Whose targets."""
+  targets: _Targets = "first"
+  """The first target of each user, or all of them."""
+  slices: bool = False
+  """Also by length of the history and by how often the item was trained on."""
+
+  def run(self, terminal: Terminal) -> dict[str, Any]:
+    from fmjax.cli import runs
+
+    return runs.evaluate_run(
+      runs.find(self.place),
+      terminal,
+      split=self.split,
+      targets=self.targets,
+      by_slice=self.slices,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare:
+  """Is one run better than another on the same users? Paired bootstrap.
+
+  For example:
+    fmjax compare runs/quickstart/d64 runs/quickstart/d16
+    fmjax compare runs/quickstart/d64 popularity_7d_rolling --metric hr@10
+  """
+
+  first: _Run
+  second: Annotated[Positional[pathlib.Path], arg(metavar="RUN|BASELINE")]
+  """Another run of the same data, or the name of a baseline."""
+  metric: str = "ndcg@10"
+  """nll, mrr, hr@K or ndcg@K."""
+  split: _Split = "test"
+  """Whose targets."""
+  targets: _Targets = "first"
+  """The first target of each user, or all of them."""
+
+  def run(self, terminal: Terminal) -> dict[str, Any]:
+    from fmjax.cli import runs
+
+    return runs.compare_runs(
+      self.first,
+      self.second,
+      terminal,
+      metric=self.metric,
+      split=self.split,
+      targets=self.targets,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+  """Trains every experiment of a file once; what is finished is kept.
+
+  For example:
+    fmjax sweep experiments/quickstart.py
+    fmjax sweep experiments/quickstart.py --status
+
+  A failed run is marked and the others go on. Killed, the same command
+  continues.
+  """
+
+  file: _File
+  runs: pathlib.Path | None = None
+  """Where runs go. Default: runs/<name of the file>."""
+  status: bool = False
+  """Only tell how each experiment stands."""
+  retry_failed: bool = False
+  """Train failed runs again, from their last checkpoint."""
+  changes: _Changes = ()
+
+  def run(self, terminal: Terminal) -> dict[str, Any]:
+    from fmjax.cli import sweeping
+    from fmjax.cli.experiment_file import load
+
+    file = load(self.file, self.changes)
+    root = sweeping.root_of(file, self.runs)
+    if self.status:
+      return sweeping.status(file, root, terminal)
+    return sweeping.sweep(file, root, terminal, retry_failed=self.retry_failed)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fit:
+  """Fits a scaling law to two columns of a CSV or Parquet table.
+
+  For example:
+    fmjax fit runs.csv --columns loss=test_nll,params=backbone
+    fmjax fit runs.parquet --form power --columns metric=ndcg,flops=compute
+  """
+
+  table: Annotated[Positional[pathlib.Path], arg(metavar="TABLE")]
+  """A row a run."""
+  columns: Annotated[str, arg(metavar="ROLE=COLUMN,...")]
+  """One of loss (falls) or metric (rises), and one of params, tokens, flops."""
+  form: str = "power_offset"
+  """The law: power or power_offset."""
+  predict: UseAppendAction[tuple[str, ...]] = ()
+  """A point at which the law is wanted, e.g. params=1e9; may be repeated."""
+
+  def run(self, terminal: Terminal) -> dict[str, Any]:
+    from fmjax.scaling.table import fit_table
+
+    points = [
+      {
+        role: arguments.number(value, f"--predict {role}")
+        for role, value in arguments.pairs(point, "--predict").items()
+      }
+      for point in self.predict
+    ]
+    columns = arguments.pairs(self.columns, "--columns")
+    law = fit_table(self.table, self.form, columns, predict=points)
+    terminal.show(json.dumps(_finite(law), indent=2))
+    return law
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+  """The scaling figure, a Markdown table and JSON of finished runs.
+
+  For example:
+    fmjax report runs/quickstart --out runs/quickstart
+    fmjax report runs/a/d16-* runs/a/d64-* --out report --figure ladder.png
+  """
+
+  places: Annotated[
+    Positional[tuple[pathlib.Path, ...]],
+    arg(metavar="RUNS...", help="Runs, or folders of runs."),
+  ]
+  out: pathlib.Path
+  """Folder for report.json, report.md, runs.parquet and evals.parquet."""
+  figure: pathlib.Path | None = None
+  """The PNG; an SVG goes beside it. Default: figure.png in the folder."""
+
+  def run(self, terminal: Terminal) -> dict[str, Any]:
+    from fmjax.cli import reporting
+
+    if not self.places:
+      raise ConfigError("fmjax report lacks RUNS...; see fmjax report --help")
+    return reporting.report(self.places, self.out, self.figure, terminal)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Doctor:
+  """Versions, devices, memory, the data sets found and what is missing."""
+
+  def run(self, terminal: Terminal) -> dict[str, Any]:
+    from fmjax.cli import doctor
+
+    found = doctor.examine()
+    doctor.show(found, terminal)
+    return found
+
+
+VERBS: dict[str, type[Verb]] = {
+  "prepare": Prepare,
+  "list": List,
+  "train": Train,
+  "evaluate": Evaluate,
+  "compare": Compare,
+  "sweep": Sweep,
+  "fit": Fit,
+  "report": Report,
+  "doctor": Doctor,
+}
+
+
+# ---- how it begins and ends -------------------------------------------------
+
+
+def parse(verb: str, words: Sequence[str]) -> Verb:
+  """The verb with its options; nothing is run yet."""
+  kind: Any = VERBS[verb]
+  names = [field.name for field in dataclasses.fields(kind)]
+  changes: tuple[tuple[str, str], ...] = ()
+  if "changes" in names:
+    words, changes = arguments.take_overrides(words)
+  options = ["--" + name.replace("_", "-") for name in names]
+  arguments.refuse_unknown_options(verb, words, options)
+  complaint = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(complaint):
+      asked, unknown = tyro.cli(
+        kind,
+        prog=f"fmjax {verb}",
+        args=list(words),
+        return_unknown_args=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+      )
+  except SystemExit as end:
+    if not end.code:  # --help
+      raise
+    raise ConfigError(
+      arguments.one_sentence(verb, complaint.getvalue())
+    ) from None
+  if unknown:
+    raise ConfigError(
+      f"fmjax {verb} has no place for {unknown[0]!r}; see fmjax {verb} --help"
+    )
+  return dataclasses.replace(asked, changes=changes) if changes else asked
+
+
+def _exit_code(error: Exception, verb: str) -> int:
+  match error:
+    case DataError():
+      return 3
+    case ConfigError():
+      # What prepare cannot take is bad input, however it was given.
+      return 3 if verb == "prepare" else 2
+  return 4
+
+
+def _sentence(error: Exception) -> str:
+  if type(error).__module__.startswith("fmjax."):
+    return str(error)  # our own errors are one sentence already
+  return f"{type(error).__name__}: {error}; --debug shows where"
+
+
+def _fail(sentence: str, code: int, *, as_json: bool) -> int:
+  print(f"error: {sentence}", file=sys.stderr, flush=True)
+  if as_json:
+    print(json.dumps({"error": sentence, "exit_code": code}), flush=True)
+  return code
+
+
+def _finite(tree: Any) -> Any:
+  """JSON has neither NaN nor infinity: null."""
+  match tree:
+    case dict():
+      return {key: _finite(value) for key, value in tree.items()}
+    case list() | tuple():
+      return [_finite(value) for value in tree]
+    case float() if not math.isfinite(tree):
+      return None
+    case pathlib.Path():
+      return str(tree)
+  return tree
+
+
+def _usage() -> str:
+  width = max(map(len, VERBS))
+  return _USAGE.format(
+    verbs="\n".join(
+      f"  {verb:{width}}  {(kind.__doc__ or '').strip().splitlines()[0]}"
+      for verb, kind in VERBS.items()
+    )
+  )
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,264 @@
+"""Events with types, and the rows that cannot be used with the reason.
+
+Ibis expressions over a `Log`: one definition for every engine. Nothing is
+dropped silently: a row is in `events` or, with its original values, in
+`rejects`. The published text is parsed once, into a temporary table of the
+engine, because the log is both counted here and tokenized later.
+"""
+
+import dataclasses
+import datetime
+import time
+from typing import Any
+
+import ibis
+
+from fmjax.data import parse
+from fmjax.data.log import EVENT_COLUMNS, TIME_UNITS, Log, compute
+from fmjax.data.schema import DataError, Kind
+
+_EXACT_DUPLICATE = "exact duplicate"
+_LOGGED_AGAIN = "logged again"
+_DUPLICATES = (_EXACT_DUPLICATE, _LOGGED_AGAIN)
+
+_DAY_US = 86_400_000_000
+# No recommender log is older; a year near 1970 is a wrong unit.
+_EARLIEST = datetime.datetime(1990, 1, 1, tzinfo=datetime.UTC)
+_EARLIEST_US = int(_EARLIEST.timestamp()) * 1_000_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cleaned:
+  """A log's rows, each in one of two tables.
+
+  Attributes:
+    events: `EVENT_COLUMNS` (row int64, user_id and item_id text, timestamp
+      int64 microseconds, action text, duration_ms int64 or null), then the
+      features: categorical text, numeric float64, timestamp int64 microseconds,
+      bag array of text (never null), vector array of float64; the others null
+      where missing.
+    rejects: `row`, `reason`, then the columns of the log as they were.
+    events_in: rows of the log.
+    rejected: rows by reason.
+  """
+
+  events: ibis.Table
+  rejects: ibis.Table
+  events_in: int
+  rejected: dict[str, int]
+
+
+def clean(log: Log, *, max_rejects: float = 0.001) -> Cleaned:
+  """Types the events; raises DataError if the log as a whole is unusable.
+
+  Args:
+    log: what a reader delivered.
+    max_rejects: largest tolerated share of invalid rows. Exact duplicates are
+      rejected too, but they are the publisher's habit rather than a sign that
+      the columns are misread, so they do not count.
+  """
+  if log.time_unit not in TIME_UNITS:
+    raise DataError(
+      f"{log.place}: time_unit = {log.time_unit!r} is none of"
+      f" {', '.join(TIME_UNITS)}"
+    )
+  now_us = int(time.time() * 1e6)
+  checked = _checked(log, now_us=now_us)
+  copies = _copies(checked, log)
+  marked = checked.left_join(copies, "row").drop("row_right")
+  marked = marked.mutate(reason=ibis.coalesce(marked.reason, marked.copy))
+  marked = marked.drop("copy")
+  valid = marked.filter(marked.reason.isnull())
+  cleaned = Cleaned(
+    events=_typed(valid, log),
+    rejects=marked.filter(marked.reason.notnull()).relocate("row", "reason"),
+    events_in=marked.count().to_pyarrow().as_py(),
+    rejected=_count_reasons(marked),
+  )
+  _validate(cleaned, log, max_rejects=max_rejects, now_us=now_us)
+  return cleaned
+
+
+def _checked(log: Log, *, now_us: int) -> ibis.Table:
+  """The log with `reason`, null where each value can be used."""
+  events = log.events
+  timestamp = parse.microseconds(events.timestamp, log.time_unit)
+  duration = parse.number(events.duration_ms)
+  checks = [
+    (parse.is_missing(events.user_id), "missing user_id"),
+    (parse.is_missing(events.item_id), "missing item_id"),
+    (parse.is_missing(events.action), "missing action"),
+    (parse.is_missing(events.timestamp), "missing timestamp"),
+    (timestamp.isnull(), "unparsable timestamp"),
+    (timestamp < _EARLIEST_US, "timestamp before 1990"),
+    # A day of grace for clocks and time zones.
+    (timestamp > now_us + _DAY_US, "timestamp in the future"),
+    (
+      ~parse.is_missing(events.duration_ms) & duration.isnull(),
+      "unparsable duration_ms",
+    ),
+    (duration < 0, "negative duration_ms"),
+  ]
+  for feature in log.schema.features:
+    checks += parse.faults(events[feature.name], feature, log.time_unit)
+  events = events.mutate(reason=parse.first_fault(checks))
+  return compute(events, place=log.place)
+
+
+def _copies(events: ibis.Table, log: Log) -> ibis.Table:
+  """`row` and `copy`, the reason, of usable rows that repeat an earlier one."""
+  usable = events.filter(events.reason.isnull())
+  contents = [name for name in events.columns if name not in ("row", "reason")]
+  exact = _repeated(usable, contents)
+  copies = exact.select("row", copy=ibis.literal(_EXACT_DUPLICATE))
+  declared = [*EVENT_COLUMNS, *(f.name for f in log.schema.features)]
+  if set(contents) - set(declared):
+    # One event, written twice: nothing that is used differs.
+    again = _repeated(usable.anti_join(exact, "row"), declared[1:])
+    again = again.select("row", copy=ibis.literal(_LOGGED_AGAIN))
+    copies = copies.union(again)
+  return compute(copies, place=log.place)
+
+
+def _repeated(events: ibis.Table, columns: list[str]) -> ibis.Table:
+  """`row` of the events whose values an earlier row has.
+
+  Grouped and joined with the few groups that have copies, which takes a third
+  of the time of a window over all columns.
+  """
+  groups = events.group_by(columns).agg(
+    _first=lambda t: t.row.min(), _rows=lambda t: t.count()
+  )
+  groups = groups.filter(ibis._._rows > 1)
+  same = [events[name].identical_to(groups[name]) for name in columns]
+  copies = events.join(groups, [*same, events.row > groups._first])
+  return copies.select(row=events.row)
+
+
+def _typed(valid: ibis.Table, log: Log) -> ibis.Table:
+  columns = {
+    "row": valid.row.cast("int64"),
+    "user_id": valid.user_id.cast("string"),
+    "item_id": valid.item_id.cast("string"),
+    "timestamp": parse.microseconds(valid.timestamp, log.time_unit),
+    "action": valid.action.cast("string"),
+    "duration_ms": parse.number(valid.duration_ms).round().cast("int64"),
+  }
+  for feature in log.schema.features:
+    value = valid[feature.name]
+    columns[feature.name] = parse.typed(value, feature, log.time_unit)
+  return valid.select(**columns)
+
+
+def _count_reasons(marked: ibis.Table) -> dict[str, int]:
+  counts = marked.filter(marked.reason.notnull()).group_by("reason")
+  table = counts.agg(rows=lambda t: t.count()).order_by("reason").to_pyarrow()
+  return dict(
+    zip(table["reason"].to_pylist(), table["rows"].to_pylist(), strict=True)
+  )
+
+
+def _validate(
+  cleaned: Cleaned, log: Log, *, max_rejects: float, now_us: int
+) -> None:
+  if not cleaned.events_in:
+    raise DataError(
+      f"{log.place} holds no events; check that it is the right file and that"
+      " the download is complete"
+    )
+  invalid = sum(
+    count
+    for reason, count in cleaned.rejected.items()
+    if reason not in _DUPLICATES
+  )
+  if invalid > max_rejects * cleaned.events_in:
+    rejects = cleaned.rejects
+    reason: Any = rejects.reason
+    first = rejects.filter(reason.notin(_DUPLICATES))
+    row = first.order_by("row").limit(1).to_pyarrow().to_pylist()[0]
+    raise DataError(
+      f"{log.place}, row {row['row']}: {_complaint(row, log, now_us=now_us)}"
+      f" ({invalid:,} of {cleaned.events_in:,} rows are unusable, more than the"
+      f" share max_rejects = {max_rejects:g})"
+    )
+  longest = (
+    cleaned.events.group_by("user_id")
+    .agg(events=lambda t: t.count())
+    .events.max()
+    .to_pyarrow()
+    .as_py()
+  )
+  if longest < 2:
+    raise DataError(
+      f"{log.place}: none of the users has two events, so there is no next item"
+      " to predict; check which column is the user"
+    )
+
+
+def _complaint(row: dict[str, Any], log: Log, *, now_us: int) -> str:
+  """What is wrong with a row, and what to do about it."""
+  what, _, column = row["reason"].rpartition(" ")
+  if row["reason"].startswith("timestamp"):
+    column, what = "timestamp", row["reason"].removeprefix("timestamp ")
+  value = row[column]
+  if what == "missing":
+    return f"{column} is {'empty' if value else 'missing'}; remove or repair it"
+  if column == "timestamp":
+    return f"timestamp {value!s} is {what}; " + _unit_remedy(
+      value, log.time_unit, now_us=now_us
+    )
+  if what == "negative":
+    return f"{column} = {value} is negative; remove or repair it"
+  if what == "wrong width of":
+    width = next(f.width for f in log.schema.features if f.name == column)
+    return f"{column} has {len(value)} values where {width} are declared"
+  return f"{column} = {value!r} is no {_expected(column, log)}; repair it"
+
+
+def _expected(column: str, log: Log) -> str:
+  kinds = {feature.name: feature.kind for feature in log.schema.features}
+  match kinds.get(column):
+    case Kind.TIMESTAMP:
+      return f"time in {log.time_unit!r}"
+    case Kind.VECTOR:
+      return "list of finite numbers"
+    case _:
+      return "number"
+
+
+def _unit_remedy(value: Any, unit: str, *, now_us: int) -> str:
+  """Names the unit in which the value is a plausible date, if there is one."""
+  for other in TIME_UNITS:
+    if other != unit:
+      moment = _plausible(str(value), other, now_us=now_us)
+      if moment:
+        shape = "an ISO date" if other == "iso" else f"{other}"
+        return (
+          f"read in {unit!r} it is no date of this log, but as {shape} it is"
+          f" {moment:%Y-%m-%d}: set time_unit = {other!r}"
+        )
+  return f"check that the column is a time in {unit!r}, and repair it"
+
+
+def _plausible(
+  text: str, unit: str, *, now_us: int
+) -> datetime.datetime | None:
+  try:
+    if unit == "iso":
+      # Digits alone would be read as a compact date.
+      if text.isdigit():
+        return None
+      moment = datetime.datetime.fromisoformat(text)
+      if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+      microseconds = moment.timestamp() * 1e6
+    else:
+      microseconds = float(text) * parse.MICROSECONDS[unit]
+      if not _EARLIEST_US <= microseconds <= now_us + _DAY_US:
+        return None
+      moment = datetime.datetime.fromtimestamp(
+        microseconds / 1e6, tz=datetime.UTC
+      )
+  except (ValueError, OverflowError):
+    return None
+  return moment if _EARLIEST_US <= microseconds <= now_us + _DAY_US else None

@@ -1,0 +1,297 @@
+"""The stages from a log to files, each a query of the engine.
+
+Whole columns are the engine's work (out of core, all cores); the tokens, sorted
+once by user and time, stream through and leave as records.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ibis
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fmjax.config import (
+  EventTokens,
+  Granularity,
+  LeaveLastOut,
+  Split,
+  TemporalSplit,
+)
+from fmjax.data import catalog as catalog_lib
+from fmjax.data import store
+from fmjax.data.clean import clean
+from fmjax.data.encode import Encoding, code_texts, fit
+from fmjax.data.history import layout
+from fmjax.data.log import Log
+from fmjax.data.manifest import content_digest, file_entries, write_manifest
+from fmjax.data.schema import ACTION, DataError, Feature, Kind, Schema
+from fmjax.data.split import (
+  PARTS,
+  TEST,
+  TRAIN,
+  VALIDATION,
+  Cuts,
+  assign,
+  find_cuts,
+)
+from fmjax.data.tokenize import tokenize
+from fmjax.data.write import HistoryWriter
+
+# Called with a stage and a count: of what it made, or of what it has so far.
+Progress = Callable[[str, int], None]
+
+# Deferred column access; Ibis' own annotation refuses it as an argument.
+_: Any = ibis._
+
+# Columns of a token and of the catalog that a feature must not shadow.
+_TOKEN_COLUMNS = (
+  *("user", "user_id", "item", "item_id", "row", "timestamp", "split"),
+  *("start_us", "end_us", "target", "run", "seq", "begins", "reason"),
+)
+_CATALOG_COLUMNS = (
+  *("row", "item_id", "title", "launch_time", "launch_declared"),
+  *("first_seen", "train_count"),
+)
+
+_DAY_US = 86_400_000_000
+_ROWS_AT_ONCE = 131_072
+_ROWS_PER_REPORT = 2**20
+
+
+def run(
+  log: Log,
+  folder: pathlib.Path,
+  *,
+  choices: dict[str, Any],
+  granularity: Granularity,
+  split: Split,
+  max_rejects: float,
+  report: Progress,
+) -> None:
+  """Writes a whole prepared directory into an empty folder."""
+  schema = log.schema
+  connection: Any = log.events.get_backend()
+  _check_names(schema)
+
+  cleaned = clean(log, max_rejects=max_rejects)
+  rejects = sum(cleaned.rejected.values())
+  _check_logged(cleaned.events, schema.features, connection)
+  connection.to_parquet(cleaned.rejects.order_by("row"), folder / store.REJECTS)
+  report("clean", cleaned.events_in - rejects)
+
+  tokens, cuts = _tokens(cleaned.events, schema, granularity, split, connection)
+  _check_parts(tokens, schema, split, connection)
+  report("tokenize", connection.to_pyarrow(tokens.count()).as_py())
+
+  catalog = catalog_lib.build(
+    tokens, log.items, schema=schema, connection=connection
+  )
+  pq.write_table(catalog, folder / store.CATALOG)
+  users = _users(tokens, connection)
+  pq.write_table(users, folder / store.USERS)
+  report("catalog", catalog.num_rows - 1)
+
+  items = ibis.memtable(catalog)
+  _check_logged(items, schema.metadata, connection)
+  features = fit(
+    tokens.filter(_.split == TRAIN),
+    schema.token_features,
+    connection=connection,
+  )
+  metadata = fit(
+    items.filter(_.train_count > 0), schema.metadata, connection=connection
+  )
+  report("encode", len(features) + len(metadata))
+
+  columns = layout([e.encoded for e in features], items=catalog.num_rows)
+  writer = HistoryWriter(folder, encodings=features, layout=columns)
+  coded = _coded(tokens, catalog, users, connection)
+  written = 0
+  ordered = _sorted(_without_texts(coded, features, granularity, connection))
+  for batch in _stream(ordered, connection):
+    writer.write(pa.Table.from_batches([batch]))
+    if (written + len(batch)) // _ROWS_PER_REPORT > written // _ROWS_PER_REPORT:
+      report("write", written + len(batch))
+    written += len(batch)
+  index = writer.close()
+  np.savez(folder / store.INDEX, **dataclasses.asdict(index))
+  daily = _daily(coded, connection)
+  pq.write_table(daily, folder / store.DAILY)
+  report("write", written)
+
+  if cleaned.events_in != writer.events + rejects:
+    raise AssertionError(
+      f"{cleaned.events_in} events came in, {writer.events} are in tokens and"
+      f" {rejects} were rejected: a bug, please report it"
+    )
+  encoding = {
+    "features": {e.encoded.feature.name: e.to_dict() for e in features},
+    "metadata": {e.encoded.feature.name: e.to_dict() for e in metadata},
+  }
+  write_manifest(
+    folder,
+    {
+      **choices,
+      "cuts": dataclasses.asdict(cuts) if cuts else None,
+      "counts": {
+        "events_in": cleaned.events_in,
+        "events_in_tokens": writer.events,
+        "rejects": cleaned.rejected,
+        "tokens": written,
+        "tokens_by_split": writer.tokens_by_split,
+        "compression": writer.events / written,
+        "users": users.num_rows,
+        "items": catalog.num_rows - 1,
+        "bag_values_dropped": dict(writer.dropped),
+      },
+      "encoding": encoding,
+      "layout": [dataclasses.asdict(column) for column in columns],
+      "shards": writer.shards,
+      "files": file_entries(folder),
+      "data_checksum": content_digest(
+        records=writer.digest,
+        tables=(catalog, users, daily),
+        arrays=dataclasses.astuple(index),
+        encoding=encoding,
+      ),
+    },
+  )
+
+
+def _tokens(
+  events: ibis.Table,
+  schema: Schema,
+  granularity: Granularity,
+  split: Split,
+  connection: Any,
+) -> tuple[ibis.Table, Cuts | None]:
+  """Tokens with their part, computed once, and the times between the parts."""
+  cuts = None
+  if isinstance(split, TemporalSplit):
+    cuts = find_cuts(events, split, schema=schema, connection=connection)
+  tokens = assign(tokenize(events, schema, granularity), split, cuts)
+  name = ibis.util.gen_name("fmjax_tokens")
+  return connection.create_table(name, tokens, temp=True), cuts
+
+
+def _check_names(schema: Schema) -> None:
+  for features, reserved in (
+    (schema.token_features, _TOKEN_COLUMNS),
+    (schema.metadata, _CATALOG_COLUMNS),
+  ):
+    taken = set(reserved)
+    taken |= {f"{f.name}_count" for f in features if f.kind == Kind.BAG}
+    for feature in features:
+      if feature.name in taken:
+        raise DataError(
+          f"{schema.source} declares a feature {feature.name!r}, a name that is"
+          " taken; rename it in the schema"
+        )
+      taken.add(feature.name)
+
+
+def _check_logged(
+  rows: ibis.Table, features: tuple[Feature, ...], connection: Any
+) -> None:
+  """A feature whose logarithm is taken must not be negative."""
+  logged = [f.name for f in features if f.kind == Kind.NUMERIC and f.log]
+  if not logged:
+    return
+  lowest = rows.aggregate(**{name: _[name].min() for name in logged})
+  for name, value in connection.to_pyarrow(lowest).to_pylist()[0].items():
+    if value is not None and value < 0:
+      raise DataError(
+        f"{name!r} is declared log = true but {value} occurs, which has no"
+        " logarithm; declare log = false"
+      )
+
+
+def _check_parts(
+  tokens: ibis.Table, schema: Schema, split: Split, connection: Any
+) -> None:
+  present = connection.to_pyarrow(tokens.select("split").distinct())
+  for part in (TRAIN, VALIDATION, TEST):
+    if part not in present["split"].to_pylist():
+      remedy = "use larger shares"
+      if isinstance(split, LeaveLastOut):
+        remedy = "it needs users with three tokens, use a temporal split"
+      raise DataError(
+        f"no token of {schema.source} is in the {part} part"
+        f" ({type(split).__name__}); {remedy}"
+      )
+
+
+def _users(tokens: ibis.Table, connection: Any) -> pa.Table:
+  """Users in the order of their first token, so that later ones append."""
+  firsts = (
+    tokens.group_by("user_id")
+    .aggregate(first=_.start_us.min())
+    .order_by("first", "user_id")
+    .select("user_id")
+  )
+  table = connection.to_pyarrow(firsts)
+  row = pa.array(np.arange(table.num_rows, dtype=np.int32))
+  return table.add_column(0, "row", row)
+
+
+def _coded(
+  tokens: ibis.Table, catalog: pa.Table, users: pa.Table, connection: Any
+) -> ibis.Table:
+  """Tokens with the integer columns `user` and `item` for the ids."""
+
+  def rows_of(table: pa.Table, name: str, key: str) -> ibis.Table:
+    rows = table.select(["row", key]).rename_columns([name, key])
+    return connection.create_table(
+      ibis.util.gen_name(f"fmjax_{name}"), ibis.memtable(rows), temp=True
+    )
+
+  return (
+    tokens.inner_join(rows_of(users, "user", "user_id"), "user_id")
+    .inner_join(rows_of(catalog, "item", "item_id"), "item_id")
+    .drop("user_id", "item_id")
+  )
+
+
+def _without_texts(
+  coded: ibis.Table,
+  encodings: Sequence[Encoding],
+  granularity: Granularity,
+  connection: Any,
+) -> ibis.Table:
+  """Codes for every feature that is one text a token."""
+  texts = [e for e in encodings if e.encoded.feature.kind == Kind.CATEGORICAL]
+  if isinstance(granularity, EventTokens):  # every token has one action
+    texts += [e for e in encodings if e.encoded.feature is ACTION]
+    coded = coded.mutate(action=_.action[0]).drop("action_count")
+  return code_texts(coded, texts, connection=connection)
+
+
+def _sorted(coded: ibis.Table) -> ibis.Table:
+  """What `HistoryWriter` takes: every history in a row, in time order."""
+  return coded.mutate(
+    split=ibis.cases(
+      *((_.split == part, code) for code, part in enumerate(PARTS))
+    ).cast("int8")
+  ).order_by("user", "start_us", "row")
+
+
+def _stream(table: ibis.Table, connection: Any) -> Iterator[pa.RecordBatch]:
+  """Batches of a result that is never held whole.
+
+  Through DuckDB itself: Ibis 12 calls a method that DuckDB 2 no longer has.
+  """
+  result = connection.con.sql(connection.compile(table))
+  yield from result.to_arrow_reader(_ROWS_AT_ONCE)
+
+
+def _daily(coded: ibis.Table, connection: Any) -> pa.Table:
+  return connection.to_pyarrow(
+    coded.filter(_.target)
+    .group_by(day=(_.start_us // _DAY_US).cast("int32"), item=_.item)
+    .aggregate(events=_.count().cast("int32"))
+    .order_by("day", "item")
+  )

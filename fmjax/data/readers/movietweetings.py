@@ -1,0 +1,100 @@
+"""MovieTweetings: film ratings that people posted on Twitter.
+
+`ratings.dat` is user::film::rating::unix time, `movies.dat` is film::title
+(year)::genre|genre. Users rate a film as they watch it, so the times are real;
+a film's first rating stands for its launch.
+"""
+
+from typing import Any
+
+import ibis
+
+from fmjax.config import MovieTweetings
+from fmjax.data import parse
+from fmjax.data.log import Log
+from fmjax.data.readers import plain, raw
+from fmjax.data.schema import Feature, Kind, Schema
+
+PUBLISHER = "https://github.com/sidooms/MovieTweetings"
+
+SCHEMA = Schema(
+  source="movietweetings",
+  features=(Feature(name="rating", kind=Kind.NUMERIC),),
+  metadata=(
+    Feature(name="genre", kind=Kind.BAG),
+    Feature(name="year", kind=Kind.CATEGORICAL),
+  ),
+  # No user rates a film twice in the log.
+  repeats=False,
+)
+
+COLUMNS = {
+  "ratings": ("user_id", "movie_id", "rating", "rating_timestamp"),
+  "movies": ("movie_id", "movie_title", "genres"),
+}
+
+
+def read(source: MovieTweetings, connection: ibis.BaseBackend) -> Log:
+  files = raw.locate(
+    source.raw or raw.shipped_root() / "movietweetings",
+    connection,
+    publisher=PUBLISHER,
+  )
+  published = tables(files, connection)
+  ratings, movies = published["ratings"], published["movies"]
+  events = ratings.select(
+    row=ratings.row,
+    user_id=ratings.user_id,
+    item_id=ratings.movie_id,
+    timestamp=ratings.rating_timestamp,
+    action=ibis.literal("rate"),
+    duration_ms=ibis.null("int64"),
+    rating=ratings.rating,
+  )
+  return Log(
+    schema=SCHEMA,
+    events=events,
+    items=title_items(movies, title="movie_title"),
+    time_unit="s",
+    files=tuple(files.used),
+    place=files.place(files.find("ratings.*")[0]),
+  )
+
+
+def tables(
+  files: raw.RawFiles, connection: ibis.BaseBackend
+) -> dict[str, ibis.Table]:
+  """The published columns as text, from .dat files or the shipped Parquet."""
+  return {
+    stem: _table(files, connection, stem, columns)
+    for stem, columns in COLUMNS.items()
+  }
+
+
+def _table(
+  files: raw.RawFiles,
+  connection: ibis.BaseBackend,
+  stem: str,
+  columns: tuple[str, ...],
+) -> ibis.Table:
+  name = files.require(f"{stem}.dat", f"{stem}.parquet", publisher=PUBLISHER)
+  path = files.open(name[0])
+  if path.suffix == ".parquet":
+    table = plain.read_parquet(connection, [path], place=name[0])
+    table = plain.require_columns(table, columns, place=name[0])
+    return plain.as_text(table)
+  lines = plain.read_lines(connection, path)
+  return plain.split_lines(lines, separator="::", columns=columns)
+
+
+def title_items(movies: Any, *, title: str) -> ibis.Table:
+  """Items of a table with `movie_id`, a title "Name (1999)" and `genres`."""
+  movies = plain.first_of_each(movies, "movie_id")
+  year = movies[title].re_extract(r"\((\d{4})[^)]*\)\s*$", 1).nullif("")
+  return movies.select(
+    item_id=movies.movie_id,
+    title=movies[title],
+    launch_time=ibis.null("int64"),
+    genre=parse.bag(movies.genres, "|"),
+    year=year,
+  )

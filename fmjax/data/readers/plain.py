@@ -1,0 +1,156 @@
+"""Plain files as tables: `row`, the place in the file, then the columns.
+
+DuckDB reads the files itself, out of core. The tables are `Any` to the type
+checker: which columns they have, and of which types, only the files know.
+"""
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import ibis
+
+from fmjax.config import suggest
+from fmjax.data.schema import DataError
+
+# A delimiter that no published text contains, so that a line stays whole.
+_NO_DELIMITER = "\x01"
+
+
+def read_csv(
+  connection: Any,
+  paths: Sequence[pathlib.Path],
+  *,
+  place: str,
+  delimiter: str = ",",
+  columns: Sequence[str] = (),
+) -> ibis.Table:
+  """`row`, then every column as text; `columns` names them if no header does.
+
+  Text, because a rejected row must show what was published.
+  """
+  header = not columns
+  if header:
+    columns = _header(paths[0], delimiter=delimiter, place=place)
+    for path in paths[1:]:
+      other = _header(path, delimiter=delimiter, place=path.name)
+      if other != list(columns):
+        raise DataError(
+          f"{path.name} has the columns {', '.join(other)} but {place} has"
+          f" {', '.join(columns)}; the files of a log must agree"
+        )
+  table = connection.read_csv(
+    [str(path) for path in paths],
+    auto_detect=False,
+    header=header,
+    delim=delimiter,
+    quote='"',
+    escape='"',
+    columns=dict.fromkeys(columns, "VARCHAR"),
+  )
+  return _numbered(table)
+
+
+def read_lines(connection: Any, path: pathlib.Path) -> ibis.Table:
+  """`row` and the whole `line`, empty lines left out."""
+  table = connection.read_csv(
+    str(path),
+    auto_detect=False,
+    header=False,
+    delim=_NO_DELIMITER,
+    quote="",
+    escape="",
+    columns={"line": "VARCHAR"},
+  )
+  table = _numbered(table)
+  return table.filter(table.line.notnull())
+
+
+def split_lines(
+  lines: Any, *, separator: str, columns: Sequence[str]
+) -> ibis.Table:
+  """`row` and the parts of each line as text; a missing part is null.
+
+  DuckDB's CSV reader took delimiters of several characters late and with limits
+  of its own; splitting the line works on every version, and out of core.
+  """
+  parts = lines.line.split(separator)
+  return lines.select(
+    "row",
+    **{column: parts[place] for place, column in enumerate(columns)},
+  )
+
+
+def read_parquet(
+  connection: Any, paths: Sequence[pathlib.Path], *, place: str
+) -> ibis.Table:
+  """`row`, then the columns as stored."""
+  for path in paths:
+    with path.open("rb") as stream:
+      start = stream.read(4)
+      stream.seek(-min(4, path.stat().st_size), io.SEEK_END)
+      if start != b"PAR1" or stream.read(4) != b"PAR1":
+        raise DataError(
+          f"{place} is no Parquet file, or is truncated; download it again"
+        )
+  # Times with a zone would else be shown in the zone of the machine.
+  connection.raw_sql("SET TimeZone = 'UTC'")
+  table = connection.read_parquet([str(path) for path in paths])
+  return _numbered(table)
+
+
+def as_text(table: ibis.Table) -> ibis.Table:
+  """Every column but `row` as text, as a CSV file would have given it."""
+  return table.mutate(
+    **{
+      name: table[name].cast("string")
+      for name in table.columns
+      if name != "row"
+    }
+  )
+
+
+def require_columns(
+  table: ibis.Table, columns: Sequence[str], *, place: str
+) -> ibis.Table:
+  """`row` and the named columns; a missing one raises with the nearest name."""
+  present = [name for name in table.columns if name != "row"]
+  for column in columns:
+    if column not in present:
+      raise DataError(
+        f"{place} has no column {column!r}" + suggest(column, present)
+      )
+  return table.select("row", *columns)
+
+
+def first_of_each(table: Any, key: str) -> ibis.Table:
+  """The first row of each non-null key, so that a join adds no rows."""
+  table = table.filter(table[key].notnull())
+  place = ibis.row_number().over(group_by=key, order_by="row")
+  return (
+    table.mutate(_place=place).filter(lambda t: t._place == 0).drop("_place")
+  )
+
+
+def _numbered(table: ibis.Table) -> ibis.Table:
+  if "row" in table.columns:
+    table = table.rename({"published_row": "row"})
+  number = (ibis.row_number() + 1).cast("int64")
+  return table.select(
+    row=number, **{name: table[name] for name in table.columns}
+  )
+
+
+def _header(path: pathlib.Path, *, delimiter: str, place: str) -> list[str]:
+  with path.open(encoding="utf-8-sig", newline="") as stream:
+    header = next(csv.reader(stream, delimiter=delimiter), None)
+  if not header:
+    raise DataError(f"{place} is empty; its first line must name the columns")
+  repeated = {name for name in header if header.count(name) > 1}
+  if repeated:
+    raise DataError(
+      f"{place} names the column {sorted(repeated)[0]!r} twice; rename one"
+    )
+  return header

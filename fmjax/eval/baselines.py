@@ -1,0 +1,234 @@
+"""What must be beaten: popularity, and what followed the last item.
+
+A baseline orders the whole catalog and has no probabilities, so its nll is
+undefined (`Ranked.nll`). Filter and ties are the model's: seen items are left
+out unless the data repeats by nature, ties count against it.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fmjax.data.store import Prepared
+from fmjax.eval.ranked import TOP, Ranked
+from fmjax.eval.timeline import Queries, SplitName, Targets, Timeline, timeline
+
+WINDOWS_DAYS = (1, 3, 7, 30)
+
+_SECONDS_PER_DAY = 86_400
+_MICROSECONDS_PER_DAY = 86_400_000_000
+_QUERIES_AT_ONCE = 8_192  # bounds the seen items that are held
+
+# A query's scores of all catalog rows depend on one number: its day, its last
+# item, or nothing. Row 0 is no candidate, whatever its score.
+Scorer = Callable[[int], np.ndarray]
+
+
+def baselines(
+  prepared: Prepared, *, split: SplitName, targets: Targets = "first"
+) -> dict[str, Ranked]:
+  """Every baseline on the queries that a model is asked.
+
+  * `popularity_all`: target tokens before the evaluated split.
+  * `popularity_<n>d_rolling`: of the last n days up to the start of the day of
+    each prediction, `popularity_all_rolling` since ever: the information that
+    the model has.
+  * `popularity_<n>d_frozen`: of the last n days up to the start of the day of
+    the split's cut.
+  * `cooccurrence`: how often the target followed the last item in training
+    tokens, then `popularity_all`.
+
+  Without real times, only popularity_all and cooccurrence exist; without one
+  global cut (leave-last-out), there is no frozen window.
+  """
+  log = timeline(prepared)
+  items = prepared.spec.items
+  queries = log.queries(prepared.index, split=split, targets=targets)
+  begin = {
+    "validation": prepared.index.validation_start,
+    "test": prepared.index.test_start,
+  }[split]
+  before = log.target & (log.place < begin[log.user])
+  popularity_v = np.bincount(log.item[before], minlength=items)
+  nothing = np.zeros(len(queries), np.int64)
+
+  def answer(key: np.ndarray, scorer: Scorer) -> Ranked:
+    rank, top10_nk = rank_all(
+      queries, key, scorer, log=None if prepared.schema.repeats else log
+    )
+    return Ranked(
+      user=queries.user,
+      history_length=queries.history_length,
+      item=queries.item,
+      time_s=queries.time_s,
+      rank=rank,
+      nll=np.full(len(queries), np.nan, np.float32),
+      train_count=prepared.catalog.train_count_v[queries.item].astype(np.int32),
+      top10_nk=top10_nk,
+      catalog_items=items - 1,
+      split=split,
+      targets=targets,
+      seen_filtered=not prepared.schema.repeats,
+      data_checksum=prepared.checksum,
+    )
+
+  result = {"popularity_all": answer(nothing, lambda _: popularity_v)}
+  if prepared.schema.timed:
+    count = day_counter(prepared, items=items)
+    day = queries.time_s // _SECONDS_PER_DAY
+    result["popularity_all_rolling"] = answer(day, lambda d: count(None, d))
+    frozen = cut_day(prepared, split)
+    for days in WINDOWS_DAYS:
+      name = f"popularity_{days}d"
+
+      def recent(day: int, days: int = days) -> np.ndarray:
+        return count(day - days, day)
+
+      result[f"{name}_rolling"] = answer(day, recent)
+      if frozen is not None:
+        result[f"{name}_frozen"] = answer(nothing + frozen, recent)
+  last, follows = follower_counter(
+    log, queries, train_end=prepared.index.train_end, popularity_v=popularity_v
+  )
+  return {**result, "cooccurrence": answer(last, follows)}
+
+
+def rank_all(
+  queries: Queries, key: np.ndarray, scorer: Scorer, *, log: Timeline | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Ranks every query by `scorer(its key)`; queries of one key share a sort.
+
+  Args:
+    queries: n of them.
+    key: int [n].
+    scorer: from a key to the scores of all catalog rows.
+    log: whose seen items are filtered; None filters none.
+
+  Returns:
+    rank, int32 [n], and top10_nk, int32.
+  """
+  rank = np.zeros(len(queries), np.int32)
+  top_nk = np.zeros((len(queries), TOP), np.int32)
+  by_key = np.argsort(key, kind="stable")
+  values, starts = np.unique(key[by_key], return_index=True)
+  for value, members in zip(
+    values, np.split(by_key, starts[1:]) if len(key) else [], strict=True
+  ):
+    score_v = scorer(int(value))
+    ordered = Ordered(score_v)
+    for begin in range(0, len(members), _QUERIES_AT_ONCE):
+      some = members[begin : begin + _QUERIES_AT_ONCE]
+      count, item = np.zeros(len(some), np.int64), np.zeros(0, np.int32)
+      if log is not None:
+        count, item = log.seen(queries.user[some], queries.history_length[some])
+      rank[some], top_nk[some] = ordered.rank(
+        queries.item[some],
+        seen_query=np.repeat(np.arange(len(some)), count),
+        seen_item=item,
+      )
+  return rank, top_nk
+
+
+class Ordered:
+  """The catalog, best score first; equal scores in row order."""
+
+  def __init__(self, score_v: np.ndarray):
+    """Sorts rows 1, 2, …; row 0 is no item."""
+    self._row = 1 + np.argsort(-score_v[1:], kind="stable")
+    self._position = np.zeros(len(score_v), np.int64)
+    self._position[self._row] = np.arange(len(self._row))
+    # Of each row, how many rows score at least as much, itself included.
+    self._at_least = np.searchsorted(
+      -score_v[self._row], -score_v, side="right"
+    )
+
+  def rank(
+    self, target: np.ndarray, *, seen_query: np.ndarray, seen_item: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks, ties against us, and the first ten, seen items left out of both.
+
+    Args:
+      target: catalog row of each query's target.
+      seen_query: number of the query, ascending.
+      seen_item: an item that it leaves out, once; the target is kept anyway.
+    """
+    others = seen_item != target[seen_query]
+    query, position = seen_query[others], self._position[seen_item[others]]
+    rank = self._at_least[target]
+    filtered_ahead = position < rank[query]
+    rank = rank - np.bincount(query[filtered_ahead], minlength=len(target))
+
+    # With a query's filtered positions p_0 < p_1 < …, p_i - i kept rows precede
+    # p_i: the j-th kept row lies at j + the number of i with p_i - i ≤ j.
+    order = np.lexsort((position, query))
+    query, position = query[order], position[order]
+    number = np.arange(len(query)) - np.searchsorted(query, query)
+    kept_before = position - number
+    near = kept_before < TOP
+    skipped = np.bincount(
+      query[near] * TOP + kept_before[near], minlength=len(target) * TOP
+    )
+    skipped_nk = np.cumsum(skipped.reshape(-1, TOP), axis=1)
+    place_nk = np.arange(TOP) + skipped_nk
+    exists_nk = place_nk < len(self._row)
+    top_nk = self._row.take(np.where(exists_nk, place_nk, 0))
+    return rank.astype(np.int32), np.where(exists_nk, top_nk, 0)
+
+
+def follower_counter(
+  log: Timeline,
+  queries: Queries,
+  *,
+  train_end: np.ndarray,
+  popularity_v: np.ndarray,
+) -> tuple[np.ndarray, Scorer]:
+  """Last item of each query's history (0 if none), and scores given that item.
+
+  A score is the number of training targets that came right after the item;
+  popularity decides where it is equal.
+  """
+  place = log.offset[queries.user] + queries.history_length
+  none = queries.history_length == 0
+  last = np.where(none, 0, log.item[place - 1])
+
+  items = len(popularity_v)
+  second = np.flatnonzero(
+    log.target & (log.place > 0) & (log.place < train_end[log.user])
+  )
+  pair = log.item[second - 1].astype(np.int64) * items + log.item[second]
+  pair, count = np.unique(pair, return_counts=True)
+  above_popularity = int(popularity_v.max(initial=0)) + 1
+
+  def score(item: int) -> np.ndarray:
+    start, end = np.searchsorted(pair, [item * items, (item + 1) * items])
+    score_v = popularity_v.astype(np.int64)
+    score_v[pair[start:end] % items] += count[start:end] * above_popularity
+    return score_v
+
+  return last, score
+
+
+def day_counter(
+  prepared: Prepared, *, items: int
+) -> Callable[[int | None, int], np.ndarray]:
+  """Target tokens of every catalog row that began on days [first, end)."""
+  daily = prepared.daily()
+
+  def count(first: int | None, end: int) -> np.ndarray:
+    start = 0 if first is None else np.searchsorted(daily.day, first)
+    days = slice(start, np.searchsorted(daily.day, end))
+    counted = np.bincount(
+      daily.item[days], weights=daily.events[days], minlength=items
+    )
+    return counted.astype(np.int64)
+
+  return count
+
+
+def cut_day(prepared: Prepared, split: SplitName) -> int | None:
+  """Day (since 1970 UTC) of the split's global cut; None if there is none."""
+  if prepared.cuts is None:
+    return None
+  cuts = prepared.cuts
+  cut_us = cuts.validation_us if split == "validation" else cuts.test_us
+  return cut_us // _MICROSECONDS_PER_DAY

@@ -1,0 +1,142 @@
+"""Metrics of ranked queries, with intervals over users."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from fmjax.config import ConfigError, suggest
+from fmjax.eval.ranked import TOP, Ranked
+
+CUTOFFS = (5, 10, 100)
+MEANS = (
+  "nll",
+  *(f"hr@{k}" for k in CUTOFFS),
+  *(f"ndcg@{k}" for k in CUTOFFS),
+  "mrr",
+)  # metrics that are a mean over queries
+COVERAGE = f"coverage@{TOP}"
+
+DRAWS = 1_000  # bootstrap resamples
+PERCENTILES = (2.5, 97.5)  # a 95 % interval
+
+
+def query_values(ranked: Ranked, metric: str) -> np.ndarray:
+  """The metric of each query alone, float64 [n]; its mean is the metric.
+
+  hr@k is 1 if the target is among the first k, ndcg@k discounts that by
+  log2(1 + rank) (one relevant item, so the ideal gain is 1), mrr is 1 / rank
+  with no cutoff.
+  """
+  name, _, cutoff = metric.partition("@")
+  rank = ranked.rank.astype(np.float64)
+  match name:
+    case "nll" if not cutoff:
+      if np.isnan(ranked.nll).any():
+        raise ConfigError(
+          "nll is not defined here: popularity and co-occurrence rank items"
+          " without probabilities; use ndcg@10"
+        )
+      return ranked.nll.astype(np.float64)
+    case "mrr" if not cutoff:
+      return 1 / rank
+    case "hr" if cutoff.isdecimal():
+      return (rank <= int(cutoff)).astype(np.float64)
+    case "ndcg" if cutoff.isdecimal():
+      return np.where(rank <= int(cutoff), 1 / np.log2(1 + rank), 0.0)
+  raise ConfigError(f"no metric {metric!r}" + suggest(metric, list(MEANS)))
+
+
+def coverage(ranked: Ranked) -> float:
+  """Share of the catalog that is in someone's top 10."""
+  shown = np.unique(ranked.top10_nk)
+  return float((shown > 0).sum() / ranked.catalog_items)
+
+
+def by_user(user: np.ndarray, value: np.ndarray) -> np.ndarray:
+  """Sums of `value` for each distinct user, in ascending order of user."""
+  _, dense = np.unique(user, return_inverse=True)
+  return np.bincount(dense, weights=value)
+
+
+def resamples(
+  users: int, *, draws: int = DRAWS, seed: int = 0
+) -> Iterator[np.ndarray]:
+  """How often each user is drawn, float64 [u], for `draws` resamples.
+
+  Users, not queries, are drawn with replacement: a user's queries depend on
+  one another. The same (users, seed) gives the same draws, which is what makes
+  comparisons paired.
+  """
+  generator = np.random.default_rng(seed)
+  for _ in range(draws):
+    drawn = generator.integers(users, size=users)
+    yield np.bincount(drawn, minlength=users).astype(np.float64)
+
+
+def intervals(
+  totals: Mapping[str, np.ndarray],
+  weight: np.ndarray,
+  *,
+  draws: int = DRAWS,
+  seed: int = 0,
+) -> dict[str, list[float]]:
+  """95 % bootstrap interval of sum(total) / sum(weight) for each name.
+
+  Args:
+    totals: by name, the sum over each user's queries.
+    weight: number of each user's queries.
+    draws: resamples of the users.
+    seed: of the resampling.
+  """
+  samples: dict[str, list[float]] = {name: [] for name in totals}
+  for count in resamples(len(weight), draws=draws, seed=seed):
+    drawn_weight = count @ weight
+    for name, total in totals.items():
+      samples[name].append(float(count @ total / drawn_weight))
+  return {
+    name: [float(end) for end in np.percentile(sample, PERCENTILES)]
+    for name, sample in samples.items()
+  }
+
+
+def means(ranked: Ranked) -> dict[str, float]:
+  """Every metric without its interval; nothing if there is no query.
+
+  nll is left out where it is not defined (see `Ranked.nll`).
+  """
+  queries = len(ranked.rank)
+  if not queries:
+    return {}
+  result = {
+    metric: float(query_values(ranked, metric).sum() / queries)
+    for metric in _defined(ranked)
+  }
+  return {**result, COVERAGE: coverage(ranked)}
+
+
+def summary(
+  ranked: Ranked, *, draws: int = DRAWS, seed: int = 0
+) -> dict[str, float | int | list[float]]:
+  """Metrics, each mean with its 95 % interval over users as `<metric>_ci`.
+
+  Coverage has none: a resample has fewer distinct users, so it always covers
+  less than the sample it comes from.
+  """
+  result: dict[str, float | int | list[float]] = {**means(ranked)}
+  if result:
+    weight = by_user(ranked.user, np.ones(len(ranked.user)))
+    totals = {
+      metric: by_user(ranked.user, query_values(ranked, metric))
+      for metric in _defined(ranked)
+    }
+    ends = intervals(totals, weight, draws=draws, seed=seed)
+    result |= {f"{metric}_ci": end for metric, end in ends.items()}
+  result["queries"] = len(ranked.rank)
+  result["users"] = len(np.unique(ranked.user))
+  return result
+
+
+def _defined(ranked: Ranked) -> tuple[str, ...]:
+  if np.isnan(ranked.nll).any():
+    return tuple(metric for metric in MEANS if metric != "nll")
+  return MEANS

@@ -1,0 +1,263 @@
+"""Exact parameter and FLOP counts of an experiment, from its config alone.
+
+Nothing is built: `fmjax list` counts a ladder at once. Tests hold every formula
+to `jax.eval_shape` and to the matrix products in the jaxpr (traced.py).
+
+A product of [m, k] and [k, n] is 2·m·k·n FLOPs. Lookups are no products:
+formulas that count an embedding lookup as one distort small models. Padding
+positions are computed like any other, so a step costs the same however full its
+rows are.
+"""
+
+import dataclasses
+
+from fmjax.config import (
+  AllFeatures,
+  CalendarTime,
+  FullAttention,
+  GatedBlock,
+  IdOnly,
+  ItemOnly,
+  ModelConfig,
+  SasrecBlock,
+  SumMixer,
+)
+from fmjax.data.schema import DataSpec, Encoded, Kind, When
+from fmjax.model import features, items, time
+
+# What a number and a timestamp are to a field embedder: value and "is known";
+# sines and cosines of four harmonics and "is known".
+_NUMERIC_WIDTH = 2
+_TIMESTAMP_WIDTH = 9
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parameters:
+  """Trained numbers by part; the five counts of every report.
+
+  Attributes:
+    item_tables: id rows, metadata tables and their projection.
+    features: event embedder: tables of features, projections, start token,
+      positions.
+    backbone: blocks and the last norm: the x axis of a scaling figure.
+    head: 0, as the item head is tied to the item tables.
+  """
+
+  item_tables: int
+  features: int
+  backbone: int
+  head: int = 0
+
+  @property
+  def total(self) -> int:
+    return self.item_tables + self.features + self.backbone + self.head
+
+  def to_dict(self) -> dict[str, int]:
+    return {**dataclasses.asdict(self), "total": self.total}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flops:
+  """Matrix-product FLOPs of one call, by part.
+
+  Attributes:
+    embedders: event and item embedder, of tokens and of the whole catalog.
+    attention: the projections, and queries by keys by values; every pair of
+      positions is computed, masked or not.
+    feed_forward: with its gates.
+    head: logits over the whole catalog.
+  """
+
+  embedders: int = 0
+  attention: int = 0
+  feed_forward: int = 0
+  head: int = 0
+
+  @property
+  def total(self) -> int:
+    return self.embedders + self.attention + self.feed_forward + self.head
+
+  def to_dict(self) -> dict[str, int]:
+    return {**dataclasses.asdict(self), "total": self.total}
+
+  def __add__(self, other: "Flops") -> "Flops":
+    mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+    return Flops(**{part: mine[part] + theirs[part] for part in mine})
+
+  def times(self, factor: int) -> "Flops":
+    parts = dataclasses.asdict(self)
+    return Flops(**{part: factor * value for part, value in parts.items()})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepFlops:
+  """FLOPs of one training step.
+
+  Attributes:
+    forward: the loss of a batch.
+    backward: its gradient: a product whose two sides both need one costs twice
+      itself, one that multiplies plain data costs once itself.
+    recomputed: what the backward pass computes a second time to save memory:
+      the logits. Executed, but no part of the model's cost.
+  """
+
+  forward: Flops
+  backward: Flops
+  recomputed: Flops
+
+  @property
+  def model(self) -> Flops:
+    """What the model costs to train, recomputation left out."""
+    return self.forward + self.backward
+
+  @property
+  def executed(self) -> Flops:
+    """What the jaxpr of the gradient executes."""
+    return self.forward + self.backward + self.recomputed
+
+
+def parameters(
+  model: ModelConfig, spec: DataSpec, *, window: int
+) -> Parameters:
+  """Parameters by part, equal to those of `Recommender`."""
+  d = model.width
+  item_tables = items.padded_rows(spec.items) * d
+  metadata = _metadata(model, spec)
+  if metadata:
+    item_tables += _tables(metadata) + _width(metadata) * d
+
+  request, previous = _event_features(model, spec)
+  event_width = _width(request) + _calendar_width(model) + _width(previous)
+  event = _tables(request) + _tables(previous) + event_width * d
+  event += d + window * d  # start token, positions
+
+  match model.block:
+    case GatedBlock() as block:
+      f = feed_forward_width(block, width=d)
+      # Queries, keys, values, output and gate; three matrices and a gate; two
+      # norms of a scale.
+      layer = 5 * d * d + 3 * d * f + d * d + 2 * d
+      final_norm = d
+    case SasrecBlock():
+      # The same without gates, with biases, and norms of a scale and a bias.
+      layer = (4 * d * d + 4 * d) + (2 * d * d + 2 * d) + 4 * d
+      final_norm = 2 * d
+  return Parameters(
+    item_tables=item_tables,
+    features=event,
+    backbone=model.layers * layer + final_norm,
+  )
+
+
+def step_flops(
+  model: ModelConfig, spec: DataSpec, *, rows: int, window: int
+) -> StepFlops:
+  """FLOPs of a training step of `rows` rows of `window` positions."""
+  n, d, v = rows * window, model.width, items.padded_rows(spec.items)
+  forward, backward = Flops(), Flops()
+
+  def add(part: str, flops: int, *, gradients: int):
+    nonlocal forward, backward
+    forward += Flops(**{part: flops})
+    backward += Flops(**{part: gradients * flops})
+
+  def add_fields(fields: tuple[Encoded, ...], count: int, extra: int = 0):
+    """Bags averaged, then everything projected."""
+    for field in fields:
+      if field.feature.kind == Kind.BAG:
+        # The weights of a bag's values are data.
+        flops = 2 * count * field.values * features.FIELD_WIDTH
+        add("embedders", flops, gradients=1)
+    width = _width(fields) + extra
+    # Without tables the projected numbers are data: only the projection has a
+    # gradient.
+    both = 1 + (_tables(fields) > 0)
+    add("embedders", 2 * count * width * d, gradients=both)
+
+  metadata = _metadata(model, spec)
+  if metadata:
+    add_fields(metadata, n)
+    add_fields(metadata, v)
+  request, previous = _event_features(model, spec)
+  add_fields(previous, n)
+  add_fields(request, n, extra=_calendar_width(model))
+
+  match model.attention:
+    case FullAttention():
+      pairs = window
+  for _ in range(model.layers):
+    match model.block:
+      case GatedBlock() as block:
+        f = feed_forward_width(block, width=d)
+        projections, hidden = 5 * d * d, 3 * d * f + d * d
+      case SasrecBlock():
+        projections, hidden = 4 * d * d, 2 * d * d
+    add("attention", 2 * n * projections, gradients=2)
+    add("attention", 2 * 2 * n * pairs * d, gradients=2)
+    add("feed_forward", 2 * n * hidden, gradients=2)
+
+  logits = 2 * n * d * v
+  add("head", logits, gradients=2)
+  return StepFlops(
+    forward=forward, backward=backward, recomputed=Flops(head=logits)
+  )
+
+
+def six_nd(parameters: Parameters, *, tokens: int) -> int:
+  """6·N·D with the backbone's N: the count most published laws are drawn on."""
+  return 6 * parameters.backbone * tokens
+
+
+def feed_forward_width(block: GatedBlock, *, width: int) -> int:
+  """f: the configured multiple of the width, rounded up to a multiple of 8."""
+  return -(-int(block.feed_forward * width) // 8) * 8
+
+
+def _metadata(model: ModelConfig, spec: DataSpec) -> tuple[Encoded, ...]:
+  match model.mixer:
+    case SumMixer():
+      return spec.metadata
+    case IdOnly():
+      return ()
+
+
+def _event_features(
+  model: ModelConfig, spec: DataSpec
+) -> tuple[tuple[Encoded, ...], tuple[Encoded, ...]]:
+  """Request-time features of t, post-action features of t-1."""
+  match model.features:
+    case AllFeatures():
+      return spec.known_at(When.REQUEST), spec.known_at(When.POST_ACTION)
+    case ItemOnly():
+      return (), ()
+
+
+def _calendar_width(model: ModelConfig) -> int:
+  if isinstance(model.time, CalendarTime):
+    return time.calendar_width(model.time.slow_terms)
+  return 0
+
+
+def _tables(fields: tuple[Encoded, ...]) -> int:
+  """Parameters in the lookup tables of categoricals and bags."""
+  return sum(
+    field.size * features.FIELD_WIDTH
+    for field in fields
+    if field.feature.kind in (Kind.CATEGORICAL, Kind.BAG)
+  )
+
+
+def _width(fields: tuple[Encoded, ...]) -> int:
+  """Of the fields side by side, before the projection."""
+  total = 0
+  for field in fields:
+    match field.feature.kind:
+      case Kind.CATEGORICAL | Kind.BAG:
+        total += features.FIELD_WIDTH
+      case Kind.NUMERIC:
+        total += _NUMERIC_WIDTH
+      case Kind.TIMESTAMP:
+        total += _TIMESTAMP_WIDTH
+      case Kind.VECTOR:
+        total += field.size
+  return total

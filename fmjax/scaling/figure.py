@@ -1,0 +1,353 @@
+"""The scaling figure, drawn from a report's content alone.
+
+Relative improvement over the smallest rung against backbone parameters, one
+panel a metric, baselines as labelled lines. Colors are those of Okabe and Ito,
+told apart with any color vision; lines also differ in their dashes.
+"""
+
+import itertools
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fmjax.config import ConfigError
+
+_BLUE, _INK, _PALE, _GRID = "#0072B2", "#222222", "#6b6b6b", "#e6e6e6"
+_LINES = {
+  "popularity_all": ("popularity, all time", "#D55E00", (0, (6, 2))),
+  "popularity_7d_frozen": ("popularity, 7 days frozen", "#CC79A7", (0, (3, 2))),
+  "popularity_7d_rolling": ("popularity, 7 days", "#B07D00", (0, (1, 1.5))),
+  "cooccurrence": ("co-occurrence", "#009E73", (0, (6, 2, 1, 2))),
+}
+_TITLES = {
+  "nll": "Test NLL, reduction from {}",
+  "ndcg@10": "Test NDCG@10, gain over {}",
+}
+_STRIP = 0.34  # height of a strip for far baselines, in those of the panel
+_LABEL_GAP = 0.075  # between two labels, in heights of the panel
+_DPI = 160
+
+
+def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
+  """Writes `path` (PNG) and the same as SVG beside it.
+
+  Args:
+    content: of `report.json`.
+    path: ends in .png.
+  """
+  if path.suffix != ".png":
+    raise ConfigError(f"the figure {path} must end in .png; an SVG goes beside")
+  try:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+  except ImportError:
+    raise ConfigError(
+      "figures need matplotlib, which is not installed: pip install"
+      " 'fmjax[analysis]'"
+    ) from None
+  metrics = [metric for metric in _TITLES if metric in content["fit"]]
+  style: Any = {
+    "font.size": 11,
+    "axes.edgecolor": _PALE,
+    "axes.labelcolor": _INK,
+    "xtick.color": _PALE,
+    "ytick.color": _PALE,
+    "svg.hashsalt": "fmjax",  # the same content gives the same bytes
+  }
+  with matplotlib.rc_context(style):
+    figure = Figure(figsize=(11, 4.9))
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(
+      1,
+      len(metrics),
+      left=0.065,
+      right=0.83,
+      bottom=0.14,
+      top=0.83,
+      wspace=0.2,
+    )
+    for column, metric in enumerate(metrics):
+      _panel(figure, grid[column], content, metric)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=_DPI)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+
+
+def _panel(figure, cell, content: Mapping[str, Any], metric: str) -> None:
+  law = content["fit"][metric]
+  x_n = np.array([r["params"]["backbone"] for r in content["rungs"]], float)
+  gain_n = 100 * np.array(law["improvement"])
+  ends_n2 = 100 * np.array(law["improvement_ci"])
+  lines = _baseline_gains(content, metric)
+
+  inside = np.concatenate([gain_n, ends_n2.ravel()])
+  span = max(np.ptp(inside), 1e-3)
+  far = {
+    "high": {n: v for n, v in lines.items() if v > inside.max() + span},
+    "low": {n: v for n, v in lines.items() if v < inside.min() - span},
+  }
+  # A baseline far away gets a strip of its own behind a break in the axis: it
+  # must stay in sight, and so must the rungs.
+  heights = [
+    *([_STRIP] if far["high"] else []),
+    1.0,
+    *([_STRIP] if far["low"] else []),
+  ]
+  inner = cell.subgridspec(len(heights), 1, height_ratios=heights, hspace=0.07)
+  axes = [figure.add_subplot(inner[row]) for row in range(len(heights))]
+  main = axes[1 if far["high"] else 0]
+  near = {n: v for n, v in lines.items() if n not in far["high"] | far["low"]}
+  strips = []
+  if far["high"]:
+    strips.append((axes[0], far["high"]))
+  if far["low"]:
+    strips.append((axes[-1], far["low"]))
+
+  margin = (x_n.max() / x_n.min()) ** 0.06 if len(x_n) > 1 else 2.0
+  for axis in axes:
+    axis.set_xscale("log")
+    axis.set_xlim(x_n.min() / margin, x_n.max() * margin)
+    axis.grid(True, color=_GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.tick_params(length=0)
+    axis.minorticks_off()
+    axis.yaxis.set_major_formatter(lambda value, _: _percent(value))
+    for side in ("top", "right"):
+      axis.spines[side].set_visible(False)
+  shown = np.concatenate([inside, np.array(list(near.values()))])
+  pad = 0.12 * max(np.ptp(shown), 1e-3)
+  main.set_ylim(shown.min() - pad, shown.max() + 1.6 * pad)
+  _curve(main, law)
+  _points(main, content, x_n, gain_n, ends_n2)
+  _baselines(main, near)
+  for axis, values in strips:
+    _strip(axis, values, over=axis is axes[0])
+  for above, below in itertools.pairwise(axes):
+    _break(above, below)
+  for axis in axes[:-1]:
+    axis.tick_params(labelbottom=False)
+  decades = np.floor(np.log10(x_n.max())) - np.ceil(np.log10(x_n.min()))
+  if decades < 1:
+    axes[-1].set_xticks(x_n)
+  axes[-1].xaxis.set_major_formatter(lambda value, _: _short(value))
+  axes[-1].set_xlabel("backbone parameters (item tables not counted)")
+  _titles(axes[0], content, metric, last=main)
+
+
+def _baseline_gains(
+  content: Mapping[str, Any], metric: str
+) -> dict[str, float]:
+  """In percent of the smallest rung; only those that have the metric."""
+  smallest = content["rungs"][0]["test"][metric]
+  sign = -1 if metric == "nll" else 1
+  return {
+    name: 100 * sign * (content["baselines"][name][metric] / smallest - 1)
+    for name in _LINES
+    if content["baselines"].get(name, {}).get(metric) is not None
+  }
+
+
+def _curve(axis, law: Mapping[str, Any]) -> None:
+  """The law and its band; a law that is not to be relied on is dashed."""
+  if "band" not in law:
+    return
+  spread = law["band"]
+  axis.fill_between(
+    spread["x"],
+    100 * np.array(spread["low"]),
+    100 * np.array(spread["high"]),
+    color=_BLUE,
+    alpha=0.16,
+    linewidth=0,
+    label=f"{100 * spread['level']:.0f} % of refits",
+  )
+  axis.plot(
+    spread["x"],
+    100 * np.array(spread["improvement"]),
+    color=_BLUE,
+    linewidth=1.8,
+    linestyle="-" if law["good"] else (0, (2, 2)),
+    label=law["equation"].replace("^(-alpha)", r"$^{-\alpha}$"),
+  )
+
+
+def _points(axis, content, x_n, gain_n, ends_n2) -> None:
+  axis.errorbar(
+    x_n,
+    gain_n,
+    yerr=np.abs(ends_n2.T - gain_n),
+    fmt="o",
+    color=_BLUE,
+    markersize=6.5,
+    elinewidth=1.3,
+    capsize=3,
+    zorder=3,
+    label="rung, 95 % over users",
+  )
+  for number, (rung, x, gain) in enumerate(
+    zip(content["rungs"], x_n, gain_n, strict=True)
+  ):
+    best = rung["name"] == content["best"]
+    if best:
+      axis.plot(
+        x,
+        gain,
+        "o",
+        markersize=13,
+        markeredgecolor=_INK,
+        zorder=4,
+        markerfacecolor="none",
+        markeredgewidth=1.2,
+        label="chosen on validation",
+      )
+    axis.annotate(
+      rung["name"],
+      (x, gain),
+      # The first clear of the axis, the others of the curve and the labels.
+      xytext=(9, -13) if number == 0 else (-8, 8),
+      ha="left" if number == 0 else "right",
+      textcoords="offset points",
+      fontsize=9.5,
+      color=_INK,
+      weight="bold" if best else "normal",
+    )
+
+
+def _baselines(axis, values: Mapping[str, float]) -> None:
+  """Lines with labels right of the panel, moved apart where they collide."""
+  if not values:
+    return
+  low, high = axis.get_ylim()
+  names = sorted(values, key=lambda name: values[name])
+  wanted = [(values[name] - low) / (high - low) for name in names]
+  for name, place in zip(names, spread_out(wanted, _gap(axis)), strict=True):
+    label, color, dashes = _LINES[name]
+    axis.axhline(
+      values[name], color=color, linestyle=dashes, linewidth=1.5, zorder=2
+    )
+    axis.annotate(
+      f"{label}\n{_percent(round(values[name]))}",
+      xy=(1, values[name]),
+      xycoords=("axes fraction", "data"),
+      xytext=(1.04, place),
+      textcoords="axes fraction",
+      fontsize=9,
+      color=color,
+      va="center",
+      linespacing=1.1,
+      annotation_clip=False,
+      arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.8},
+    )
+
+
+def _strip(axis, values: Mapping[str, float], *, over: bool) -> None:
+  low, high = min(values.values()), max(values.values())
+  pad = 0.6 * max(high - low, 0.06 * abs(high) + 1)
+  axis.set_ylim(low - pad, high + pad)
+  ticks = sorted({round(low), round(high)})
+  if len(ticks) > 1 and (ticks[1] - ticks[0]) < 0.4 * (high - low + 2 * pad):
+    ticks = ticks[:1]
+  axis.set_yticks(ticks)
+  axis.grid(False, axis="y")
+  _baselines(axis, values)
+
+
+def _break(above, below) -> None:
+  """Two slashes on the axis, where a part of it is left out."""
+  above.spines["bottom"].set_visible(False)
+  mark = {
+    "marker": [(-1, -0.6), (1, 0.6)],
+    "markersize": 8,
+    "linestyle": "none",
+    "color": _PALE,
+    "markeredgewidth": 1.2,
+    "clip_on": False,
+    "zorder": 5,
+  }
+  above.plot([0], [0], transform=above.transAxes, **mark)
+  below.plot([0], [1], transform=below.transAxes, **mark)
+
+
+def _gap(axis) -> float:
+  """Between labels, in heights of this axis (a strip is lower)."""
+  height = axis.get_position().height
+  return _LABEL_GAP * 0.69 / max(height, 1e-3)
+
+
+def spread_out(wanted: Sequence[float], gap: float) -> list[float]:
+  """Ascending places at least `gap` apart, as near to `wanted` as it goes.
+
+  Groups that collide are centered on the mean of what they wanted (pool
+  adjacent violators).
+  """
+  groups: list[tuple[float, int]] = []  # mean place of the first, members
+  for number, place in enumerate(wanted):
+    start, members = place - gap * number, 1
+    while groups and groups[-1][0] >= start:
+      other, count = groups.pop()
+      start = (start * members + other * count) / (members + count)
+      members += count
+    groups.append((start, members))
+  flat = [start for start, members in groups for _ in range(members)]
+  return [start + gap * number for number, start in enumerate(flat)]
+
+
+def _titles(axis, content: Mapping[str, Any], metric: str, *, last) -> None:
+  smallest = content["rungs"][0]["name"]
+  axis.annotate(
+    _TITLES[metric].format(smallest),
+    xy=(0, 1),
+    xycoords="axes fraction",
+    xytext=(0, 34),
+    textcoords="offset points",
+    fontsize=12.5,
+    color=_INK,
+    weight="bold",
+  )
+  sentence = content["findings"][metric]
+  # An interval stays on one line.
+  joined = re.sub(r"(\[[^]]*), ", "\\1,\N{NO-BREAK SPACE}", sentence)
+  finding = _wrap(joined[0].upper() + joined[1:] + ".", 64)
+  law = content["fit"][metric]
+  if "band" in law and not law["good"]:
+    finding += "\nThe fit is not to be relied on (dashed)."
+  axis.annotate(
+    finding,
+    xy=(0, 1),
+    xycoords="axes fraction",
+    xytext=(0, 30),
+    textcoords="offset points",
+    fontsize=9.5,
+    color=_PALE,
+    va="top",
+    linespacing=1.15,
+  )
+  if metric == next(iter(_TITLES)):
+    # One legend explains both panels.
+    last.legend(loc="best", fontsize=9, frameon=False, labelcolor=_INK)
+
+
+def _wrap(text: str, width: int) -> str:
+  """Breaks at plain spaces only."""
+  lines = [""]
+  for word in text.split(" "):
+    if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+      lines.append("")
+    lines[-1] += " " * bool(lines[-1]) + word
+  return "\n".join(lines)
+
+
+def _percent(value: float) -> str:
+  return "0 %" if value == 0 else f"{value:+g} %".replace("-", "−")
+
+
+def _short(value: float) -> str:
+  """1k, 10k, 1M."""
+  for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    if value >= size:
+      return f"{value / size:.3g}{unit}"
+  return f"{value:g}"

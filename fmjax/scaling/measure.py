@@ -1,0 +1,151 @@
+"""What is known of a trained run: counts, metrics, and what it must beat."""
+
+import pathlib
+from typing import Any
+
+from fmjax import mesh
+from fmjax.config import Experiment, content_hash, override, to_dict
+from fmjax.data.store import Prepared
+from fmjax.data.windows import tokens_per_epoch
+from fmjax.eval.baselines import baselines
+from fmjax.eval.evaluate import evaluate
+from fmjax.eval.metrics import summary
+from fmjax.eval.ranked import Ranked, from_parquet
+from fmjax.eval.slices import slices
+from fmjax.scaling import count, records
+from fmjax.scaling.abstract import abstract_step
+from fmjax.scaling.traced import xla_flops
+from fmjax.train.log import read_metrics
+from fmjax.train.loop import Outcome, load_selected
+
+_EVALUATION_SOURCES = ("data", "eval")
+
+
+def measure(
+  experiment: Experiment,
+  prepared: Prepared,
+  run_dir: pathlib.Path,
+  outcome: Outcome,
+) -> dict[str, Any]:
+  """The content of `result.json`; writes `test.parquet` beside it.
+
+  Args:
+    experiment: the configuration.
+    prepared: its data.
+    run_dir: where its selected model lies.
+    outcome: of its training.
+  """
+  data, run = experiment.data, experiment.run
+  with mesh.use(mesh.make_mesh(data=run.mesh_data, model=run.mesh_model)):
+    model, step = load_selected(experiment, prepared, run_dir)
+    test, validation = (
+      evaluate(model, prepared, data, split=split)
+      for split in ("test", "validation")
+    )
+  test.to_parquet(run_dir / "test.parquet")
+  params = count.parameters(experiment.model, prepared.spec, window=data.window)
+  in_data = tokens_per_epoch(prepared)
+  return {
+    "config": to_dict(experiment),
+    "seed": run.seed,
+    "code_hash": records.code_hash(),
+    "eval_hash": records.code_hash(_EVALUATION_SOURCES),
+    "data_checksum": prepared.checksum,
+    "versions": records.versions(),
+    "device": records.device(),
+    "selected_step": step,
+    "params": params.to_dict(),
+    "tokens": outcome.tokens,
+    "unique_tokens": min(in_data, outcome.tokens),
+    "epochs": outcome.tokens / max(in_data, 1),
+    "flops": _flops(experiment, prepared, params, tokens=outcome.tokens),
+    "train_s": outcome.train_s,
+    "curve": _curve(run_dir),
+    "validation": summary(validation),
+    "test": summary(test),
+    "slices": slices(test),
+    "catalog": {
+      "items": prepared.spec.items - 1,
+      "seen_filtered": test.seen_filtered,
+      "targets": test.targets,
+    },
+  }
+
+
+def is_current(run_dir: pathlib.Path) -> bool:
+  """The run was evaluated by the sources that are here now."""
+  result = records.read_json(run_dir / "result.json") or {}
+  current = records.code_hash(_EVALUATION_SOURCES)
+  present = (run_dir / "test.parquet").is_file()
+  return present and result.get("eval_hash") == current
+
+
+def baseline_dir(data_checksum: str, *, root: pathlib.Path) -> pathlib.Path:
+  """Where the baselines of a data set are kept, present or not."""
+  code = records.code_hash(_EVALUATION_SOURCES)
+  key = content_hash({"data_checksum": data_checksum, "code_hash": code})
+  return root / "baselines" / key
+
+
+def baselines_of(prepared: Prepared, *, root: pathlib.Path) -> pathlib.Path:
+  """The folder with every baseline's test ranks; ranked now if absent."""
+  folder = baseline_dir(prepared.checksum, root=root)
+  if (folder / "summary.json").is_file():
+    return folder
+  folder.mkdir(parents=True, exist_ok=True)
+  ranked = baselines(prepared, split="test")
+  for name, answer in ranked.items():
+    answer.to_parquet(folder / f"{name}.parquet")
+  # Written last: its presence says that the others are whole.
+  records.write_json(
+    folder / "summary.json",
+    {name: summary(answer) for name, answer in ranked.items()},
+  )
+  return folder
+
+
+def read_baselines(folder: pathlib.Path) -> dict[str, Ranked]:
+  """What `baselines_of` wrote, in its order."""
+  names = records.read_json(folder / "summary.json") or {}
+  return {name: from_parquet(folder / f"{name}.parquet") for name in names}
+
+
+def _curve(run_dir: pathlib.Path) -> list[dict[str, float]]:
+  """Validation metrics of each evaluated step."""
+  return [
+    {
+      name.removeprefix("validation/"): value
+      for name, value in record.items()
+      if name == "step" or name.startswith("validation/")
+    }
+    for record in read_metrics(run_dir / "metrics.jsonl")
+    if any(name.startswith("validation/") for name in record)
+  ]
+
+
+def _flops(
+  experiment: Experiment,
+  prepared: Prepared,
+  params: count.Parameters,
+  *,
+  tokens: int,
+) -> dict[str, Any]:
+  """Of the whole run, counted three ways; of `model`, also by part."""
+  data, steps = experiment.data, experiment.run.steps
+  flops = count.step_flops(
+    experiment.model, prepared.spec, rows=data.rows, window=data.window
+  )
+  # One device: XLA counts what one of them does.
+  with mesh.use(mesh.make_mesh()):
+    step = abstract_step(
+      override(experiment, {"run.mesh_data": 1, "run.mesh_model": 1}),
+      prepared.spec,
+    )
+    xla = xla_flops(step.gradient, step.params, step.batch)
+  return {
+    "six_nd": count.six_nd(params, tokens=tokens),
+    "model": steps * flops.model.total,
+    "executed": steps * flops.executed.total,
+    "xla": steps * xla,
+    "by_part": flops.model.times(steps).to_dict(),
+  }

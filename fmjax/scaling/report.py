@@ -1,0 +1,385 @@
+"""Finished runs as a table, a JSON file and the scaling figure."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from fmjax import config as config_lib
+from fmjax.data.prepare import ensure_prepared
+from fmjax.data.schema import DataError
+from fmjax.eval.compare import compare
+from fmjax.eval.ranked import Ranked, from_parquet
+from fmjax.scaling import (
+  figure,
+  fit,
+  forms,
+  launch,
+  markdown,
+  measure,
+  records,
+)
+from fmjax.scaling.uncertainty import Samples, band, sample
+
+METRICS = ("nll", "hr@10", "ndcg@10")
+FITTED = ("nll", "ndcg@10")
+COMPARED = "ndcg@10"
+_SELECTED_ON = "ndcg@10"  # of validation, as the training loop does
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rung:
+  """The runs of one configuration; they differ by seed alone."""
+
+  name: str
+  results: list[dict[str, Any]]
+  ranked: list[Ranked]
+
+  @property
+  def first(self) -> dict[str, Any]:
+    return self.results[0]
+
+  @property
+  def backbone(self) -> int:
+    return self.first["params"]["backbone"]
+
+  def mean(self, key: str) -> float:
+    return float(np.mean([result[key] for result in self.results]))
+
+  @property
+  def validation(self) -> float:
+    return float(np.mean([r["validation"][_SELECTED_ON] for r in self.results]))
+
+
+def report(
+  places: Sequence[pathlib.Path],
+  out: pathlib.Path,
+  *,
+  figure_path: pathlib.Path | None = None,
+) -> dict[str, Any]:
+  """Writes `report.json`, `report.md`, the figure and the records.
+
+  Args:
+    places: run directories, or folders of them (a sweep's root).
+    out: where to.
+    figure_path: of the PNG, an SVG goes beside it; `out`/figure.png if None.
+
+  Returns:
+    The content of `report.json`.
+  """
+  run_dirs, notes = find_runs(places)
+  rungs = read_rungs(run_dirs)
+  root = run_dirs[0].parent
+  baseline_dir = _baseline_dir(rungs[0], root)
+  content = analyze(
+    rungs,
+    baselines=measure.read_baselines(baseline_dir),
+    baseline_metrics=records.read_json(baseline_dir / "summary.json") or {},
+  )
+  content["notes"] = notes
+  path = figure_path or out / "figure.png"
+  content["figure"] = str(path)
+  figure.draw(content, path)
+  records.write_tables(run_dirs, out)
+  records.write_json(out / "report.json", content)
+  (out / "report.md").write_text(markdown.render(content, out=out))
+  return records.finite(content)
+
+
+def commit(
+  places: Sequence[pathlib.Path], path: pathlib.Path, *, command: str
+) -> None:
+  """Writes a result to be committed: `analysis/results/<study>/<name>.json`.
+
+  Of one run its record; of a ladder the record of the best rung and, beside it,
+  all that the report says.
+
+  Args:
+    places: as in `report`.
+    path: where to.
+    command: regenerates it.
+  """
+  run_dirs, _ = find_runs(places)
+  rungs = read_rungs(run_dirs)
+  folder = _baseline_dir(rungs[0], run_dirs[0].parent)
+  metrics = records.read_json(folder / "summary.json") or {}
+  content = analyze(
+    rungs,
+    baselines=measure.read_baselines(folder),
+    baseline_metrics=metrics,
+  )
+  best = next(rung for rung in rungs if rung.name == content["best"])
+  ladder = len(rungs) > 1
+  kept = content if ladder else {"compare": content["compare"]}
+  records.write_result(
+    path,
+    command=command,
+    result=best.first,
+    baselines=metrics,
+    extra={key: kept[key] for key in kept if key != "baselines"},
+  )
+
+
+def find_runs(
+  places: Sequence[pathlib.Path],
+) -> tuple[list[pathlib.Path], list[str]]:
+  """Finished run directories, and a sentence on each that was left out.
+
+  Of several runs of one name in a folder (the code or the configuration has
+  changed since), the newest counts.
+  """
+  found: list[pathlib.Path] = []
+  notes: list[str] = []
+  for place in places:
+    if (place / "status.json").is_file():
+      found.append(place)
+      continue
+    inside = sorted(path.parent for path in place.glob("*/status.json"))
+    if not inside:
+      raise DataError(
+        f"{place} holds no run: name run directories or the folder of a sweep"
+      )
+    newest: dict[str, pathlib.Path] = {}
+    inside.sort(key=lambda path: (path / "status.json").stat().st_mtime)
+    for path in inside:
+      name = (records.read_json(path / "status.json") or {}).get("name", "")
+      if old := newest.get(name):
+        notes.append(f"{old.name} is left out: {path.name} is newer")
+      newest[name] = path
+    found += newest.values()
+  done = []
+  for path in found:
+    if (state := launch.state_of(path)) == "done":
+      done.append(path)
+    else:
+      notes.append(f"{path.name} is left out: it is {state}")
+  if not done:
+    raise DataError(
+      f"no run under {', '.join(map(str, places))} is finished"
+      f" ({'; '.join(notes)}): sweep again"
+    )
+  return done, notes
+
+
+def read_rungs(run_dirs: Sequence[pathlib.Path]) -> list[Rung]:
+  """Runs grouped by configuration, smallest backbone first."""
+  groups: dict[str, Rung] = {}
+  for run_dir in run_dirs:
+    result = records.read_json(run_dir / "result.json")
+    if result is None:
+      raise DataError(f"{run_dir} lacks result.json; run it again")
+    rung = groups.setdefault(
+      records.config_hash(result["config"]),
+      Rung(name=result["name"], results=[], ranked=[]),
+    )
+    rung.results.append(result)
+    rung.ranked.append(from_parquet(run_dir / "test.parquet"))
+  rungs = sorted(groups.values(), key=lambda r: (r.backbone, r.name))
+  checksums = {r["data_checksum"] for rung in rungs for r in rung.results}
+  if len(checksums) > 1:
+    raise DataError(
+      "the runs were evaluated on different data"
+      f" ({', '.join(sorted(checksums))}): report on one data set at a time"
+    )
+  return rungs
+
+
+def analyze(
+  rungs: Sequence[Rung],
+  *,
+  baselines: dict[str, Ranked],
+  baseline_metrics: dict[str, Any],
+) -> dict[str, Any]:
+  """Everything the table and the figure show; JSON-ready."""
+  samples = {
+    metric: sample([rung.ranked for rung in rungs], metric)
+    for metric in METRICS
+  }
+  # By validation: the best of several test results flatters itself.
+  best = int(np.argmax([rung.validation for rung in rungs]))
+  against = {f"best_vs_{name}": ranked for name, ranked in baselines.items()}
+  comparisons = {
+    name: compare(rungs[best].ranked, ranked, metric=COMPARED)
+    for name, ranked in against.items()
+  }
+  if best:
+    comparisons["best_vs_smallest"] = compare(
+      rungs[best].ranked, rungs[0].ranked, metric=COMPARED
+    )
+  fits = {
+    metric: fit_rungs(rungs, samples[metric], metric=metric)
+    for metric in FITTED
+  }
+  return {
+    "rungs": [
+      _rung(rung, samples, number) for number, rung in enumerate(rungs)
+    ],
+    "baselines": baseline_metrics,
+    "best": rungs[best].name,
+    "best_on": f"validation {_SELECTED_ON}",
+    "compare": {name: list(c.interval) for name, c in comparisons.items()},
+    "compare_difference": {n: c.difference for n, c in comparisons.items()},
+    "compare_metric": COMPARED,
+    "fit": {"x": "backbone", **fits},
+    "findings": findings(rungs, samples),
+    "rank_correlation_nll_ndcg": _rank_correlation(samples),
+    "protocol": _protocol(rungs[0]),
+  }
+
+
+def fit_rungs(
+  rungs: Sequence[Rung], samples: Samples, *, metric: str
+) -> dict[str, Any]:
+  """The law over backbone parameters, its band, and what it looks like."""
+  x_n = np.array([rung.backbone for rung in rungs], float)
+  total_n = np.array([r.first["params"]["total"] for r in rungs], float)
+  form = forms.form("power_offset", rising=metric != "nll")
+  gain = samples.improvement()
+  result: dict[str, Any] = {
+    "improvement": gain.value_n.tolist(),
+    "improvement_ci": gain.interval_n().tolist(),
+  }
+  try:
+    law = fit.fit(
+      x_n, samples.value_n, form=form, x_name="backbone", y_name=metric
+    )
+    against_total = fit.fit(
+      total_n, samples.value_n, form=form, x_name="total", y_name=metric
+    )
+  except DataError as error:
+    return {
+      **result,
+      "form": form.name,
+      "converged": False,
+      "good": False,
+      "warnings": [f"not fitted: {error}"],
+    }
+  spread = band(law, x_n, samples, relative=True)
+  return {
+    **result,
+    **law.to_dict(),
+    "against_total": against_total.to_dict(),
+    "band": {
+      "level": spread.level,
+      "of": "refits to resampled test users"
+      + (" and seeds" if any(len(r.ranked) > 1 for r in rungs) else ""),
+      "x": spread.x.tolist(),
+      "improvement": spread.y.tolist(),
+      "low": spread.low.tolist(),
+      "high": spread.high.tolist(),
+    },
+  }
+
+
+def findings(
+  rungs: Sequence[Rung], samples: dict[str, Samples]
+) -> dict[str, str]:
+  """Does bigger help? One sentence a metric, from paired intervals."""
+  return {
+    metric: _finding([r.name for r in rungs], samples[metric])
+    for metric in FITTED
+  }
+
+
+def _finding(names: Sequence[str], samples: Samples) -> str:
+  if len(names) < 2:
+    return "one rung: nothing to compare"
+  last = len(names) - 1
+  stop = next(
+    rung
+    for rung in range(last + 1)
+    if not any(_better(samples, j, rung) for j in range(rung + 1, last + 1))
+  )
+  if stop == last:
+    gain = samples.improvement()
+    low, high = gain.interval_n()[last]
+    return (
+      f"still improves at the largest rung: {names[last]} is"
+      f" {gain.value_n[last]:.1%} [{low:.1%}, {high:.1%}] better than"
+      f" {names[0]}"
+    )
+  worse = [
+    names[j] for j in range(stop + 1, last + 1) if _better(samples, stop, j)
+  ]
+  verb = "is" if len(worse) == 1 else "are"
+  tail = f"; {' and '.join(worse)} {verb} worse" if worse else ""
+  return f"no gain beyond {names[stop]}, by paired 95 % intervals{tail}"
+
+
+def _better(samples: Samples, rung: int, other: int) -> bool:
+  low, high = samples.difference(rung, other)
+  return bool(high < 0 if samples.metric == "nll" else low > 0)
+
+
+def _rung(
+  rung: Rung, samples: dict[str, Samples], number: int
+) -> dict[str, Any]:
+  test: dict[str, Any] = {}
+  for metric, drawn in samples.items():
+    test[metric] = float(drawn.value_n[number])
+    test[f"{metric}_ci"] = drawn.interval_n()[number].tolist()
+  test["coverage@10"] = float(
+    np.mean([result["test"]["coverage@10"] for result in rung.results])
+  )
+  first = rung.first
+  return {
+    "name": rung.name,
+    "params": first["params"],
+    "tokens": round(rung.mean("tokens")),
+    "unique_tokens": round(rung.mean("unique_tokens")),
+    "epochs": rung.mean("epochs"),
+    "flops": first["flops"]["model"],
+    "flops_six_nd": first["flops"]["six_nd"],
+    "flops_xla": first["flops"]["xla"],
+    "seeds": [result["seed"] for result in rung.results],
+    "run_ids": [result["run_id"] for result in rung.results],
+    "selected_step": [result["selected_step"] for result in rung.results],
+    "steps": first["config"]["run"]["steps"],
+    "wall_s": rung.mean("wall_s"),
+    "validation": {_SELECTED_ON: rung.validation},
+    "test": test,
+  }
+
+
+def _protocol(rung: Rung) -> dict[str, Any]:
+  ranked, config = rung.ranked[0], rung.first["config"]
+  return {
+    "data": config["data"]["source"]["type"],
+    "split": config["data"]["split"]["type"],
+    "data_checksum": rung.first["data_checksum"],
+    "items": ranked.catalog_items,
+    "queries": len(ranked.rank),
+    "users": len(np.unique(ranked.user)),
+    "targets": ranked.targets,
+    "seen_filtered": ranked.seen_filtered,
+    "code_hash": rung.first["code_hash"],
+    "device": rung.first["device"],
+  }
+
+
+def _rank_correlation(samples: dict[str, Samples]) -> float | None:
+  """Spearman's, of -nll and ndcg@10 over rungs: 1 if loss and metric agree."""
+  loss_n, metric_n = samples["nll"].value_n, samples["ndcg@10"].value_n
+  if len(loss_n) < 3 or np.ptp(loss_n) == 0 or np.ptp(metric_n) == 0:
+    return None
+  # Spearman's is Pearson's of the ranks.
+  ranks = scipy.stats.rankdata([-loss_n, metric_n], axis=1)
+  return float(np.corrcoef(ranks)[0, 1])
+
+
+def _baseline_dir(rung: Rung, root: pathlib.Path) -> pathlib.Path:
+  """Ranked by the sweep; else the data are opened and they are ranked now."""
+  folder = measure.baseline_dir(rung.first["data_checksum"], root=root)
+  if (folder / "summary.json").is_file():
+    return folder
+  experiment = config_lib.from_dict(rung.first["config"])
+  prepared = ensure_prepared(experiment.data)
+  if prepared.checksum != rung.first["data_checksum"]:
+    raise DataError(
+      f"the data of {rung.name} has changed since it was trained"
+      f" ({rung.first['data_checksum']}, now {prepared.checksum}): sweep again"
+    )
+  return measure.baselines_of(prepared, root=root)

@@ -1,0 +1,13 @@
+"""What every test shares: eight virtual CPU devices."""
+
+import os
+
+# Before jax is imported anywhere: devices are counted once.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+pytest_plugins = ["data_fixtures"]

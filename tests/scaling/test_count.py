@@ -1,0 +1,190 @@
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from fmjax import mesh
+from fmjax.config import (
+  AllFeatures,
+  CalendarTime,
+  DataConfig,
+  Experiment,
+  FullSoftmax,
+  GatedBlock,
+  IdOnly,
+  ItemOnly,
+  ModelConfig,
+  NoTime,
+  SasrecBlock,
+  SumMixer,
+)
+from fmjax.data.schema import DataSpec, Encoded, Feature, Kind, When
+from fmjax.scaling import count
+from fmjax.scaling.abstract import abstract_step
+from fmjax.scaling.traced import jaxpr_flops, xla_flops
+
+
+@pytest.fixture(autouse=True)
+def one_device():
+  with mesh.use(mesh.make_mesh()):
+    yield
+
+
+def field(name: str, kind: Kind, when: When = When.POST_ACTION, **sizes):
+  return Encoded(feature=Feature(name=name, kind=kind, when=when), **sizes)
+
+
+RICH = DataSpec(
+  items=300,
+  features=(
+    field("action", Kind.BAG, size=5, values=2),
+    field("duration_ms", Kind.NUMERIC),
+    field("seen_at", Kind.TIMESTAMP),
+    field("tab", Kind.CATEGORICAL, When.REQUEST, size=7),
+    field("hour", Kind.NUMERIC, When.REQUEST),
+    field("profile", Kind.VECTOR, When.REQUEST, size=6),
+  ),
+  metadata=(
+    field("genres", Kind.BAG, size=9, values=3),
+    field("year", Kind.NUMERIC),
+    field("language", Kind.CATEGORICAL, size=4),
+    field("uploaded", Kind.TIMESTAMP),
+    field("text", Kind.VECTOR, size=5),
+  ),
+)
+# No lookup tables: numbers are data, so fewer products have gradients.
+NUMBERS = DataSpec(
+  items=129,
+  features=(field("duration_ms", Kind.NUMERIC),),
+  metadata=(field("text", Kind.VECTOR, size=5),),
+)
+BARE = DataSpec(items=50, timed=False)
+
+MODELS = {
+  "gated": ModelConfig(width=16, layers=3, heads=2),
+  "gated, ids only": ModelConfig(
+    width=24,
+    layers=1,
+    heads=1,
+    features=ItemOnly(),
+    mixer=IdOnly(),
+    block=GatedBlock(feed_forward=1.5),
+  ),
+  "gated, no time": ModelConfig(width=16, layers=2, heads=4, time=NoTime()),
+  "sasrec": ModelConfig(
+    width=16,
+    layers=2,
+    heads=1,
+    features=ItemOnly(),
+    time=NoTime(),
+    mixer=IdOnly(),
+    block=SasrecBlock(),
+  ),
+  "sasrec, everything": ModelConfig(
+    width=16,
+    layers=1,
+    heads=2,
+    features=AllFeatures(),
+    time=CalendarTime(slow_terms=2),
+    mixer=SumMixer(),
+    block=SasrecBlock(),
+  ),
+}
+SPECS = {"rich": RICH, "numbers": NUMBERS, "bare": BARE}
+each_case = pytest.mark.parametrize(
+  "model,spec",
+  list(itertools.product(MODELS.values(), SPECS.values())),
+  ids=[f"{m} on {s}" for m, s in itertools.product(MODELS, SPECS)],
+)
+
+
+def experiment(model: ModelConfig, *, chunk: int = 8) -> Experiment:
+  return Experiment(
+    data=DataConfig(rows=4, window=8, stride=8),
+    model=model,
+    objective=FullSoftmax(chunk=chunk),
+  )
+
+
+def by_part(sizes: dict[str, int]) -> dict[str, int]:
+  return {
+    "item_tables": sizes["items"],
+    "features": sizes["events"],
+    "backbone": sizes["blocks"] + sizes["final_norm"],
+    "head": 0,
+    "total": sum(sizes.values()),
+  }
+
+
+@each_case
+def test_parameters_equal_those_of_the_abstract_model(model, spec):
+  step = abstract_step(experiment(model), spec)
+  counted = count.parameters(model, spec, window=8)
+  assert counted.to_dict() == by_part(step.part_sizes())
+
+
+@each_case
+def test_flops_equal_the_matrix_products_of_the_jaxpr(model, spec):
+  step = abstract_step(experiment(model), spec)
+  counted = count.step_flops(model, spec, rows=4, window=8)
+  assert jaxpr_flops(step.loss, step.params, step.batch) == (
+    counted.forward.total
+  )
+  assert jaxpr_flops(step.gradient, step.params, step.batch) == (
+    counted.executed.total
+  )
+
+
+def test_flops_do_not_depend_on_how_the_softmax_is_cut():
+  model = MODELS["gated"]
+  steps = [
+    abstract_step(experiment(model, chunk=chunk), RICH) for chunk in (4, 32)
+  ]
+  one, other = (jaxpr_flops(s.gradient, s.params, s.batch) for s in steps)
+  assert one == other
+
+
+def test_xla_counts_what_the_formula_does_and_the_additions_beside_it():
+  model = ModelConfig(width=64, layers=3, heads=2)
+  config = experiment(model)
+  step = abstract_step(config, RICH)
+  exact = count.step_flops(model, RICH, rows=4, window=8).executed.total
+  xla = xla_flops(step.gradient, step.params, step.batch)
+  assert 0.9 * exact < xla < 1.2 * exact
+
+
+def test_parts_add_up_and_scale_with_the_batch():
+  model = ModelConfig(width=32, layers=2, heads=2)
+  params = count.parameters(model, RICH, window=8).to_dict()
+  total = params.pop("total")
+  assert total == sum(params.values())
+  one = count.step_flops(model, RICH, rows=4, window=8).model
+  two = count.step_flops(model, RICH, rows=8, window=8).model
+  assert two.attention == 2 * one.attention
+  assert two.head == 2 * one.head
+  # The catalog is embedded once a step, whatever the batch.
+  assert one.embedders < two.embedders < 2 * one.embedders
+
+
+def test_six_nd_uses_the_backbone():
+  params = count.Parameters(item_tables=10**9, features=7, backbone=1_000)
+  assert count.six_nd(params, tokens=50) == 300_000
+
+
+def test_the_backbone_of_a_gated_block_is_what_its_matrices_hold():
+  # Four d×d projections and two d×d gates are 6·d²; f = 88 for d = 32.
+  params = count.parameters(
+    ModelConfig(width=32, layers=1, heads=2), BARE, window=8
+  )
+  assert params.backbone == 6 * 32**2 + 3 * 32 * 88 + 3 * 32
+
+
+def test_counting_builds_nothing():
+  before = jax.live_arrays()
+  huge = ModelConfig(width=65_536, layers=96, heads=512)
+  spec = DataSpec(items=100_000_000)
+  assert count.parameters(huge, spec, window=8_192).backbone > 5e12
+  flops = count.step_flops(huge, spec, rows=512, window=8_192)
+  assert np.isfinite(float(flops.model.total))
+  assert len(jax.live_arrays()) == len(before)

@@ -1,0 +1,408 @@
+import dataclasses
+import json
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fmjax.config import (
+  ConfigError,
+  DataConfig,
+  Experiment,
+  ModelConfig,
+  MovieTweetings,
+  RunConfig,
+  Synthetic,
+  override,
+  to_dict,
+)
+from fmjax.data.prepare import ensure_prepared
+from fmjax.data.schema import DataError
+from fmjax.eval.ranked import from_parquet
+from fmjax.scaling import launch, measure, records
+from fmjax.scaling.ladder import ladder
+from fmjax.scaling.report import commit, find_runs, report
+from fmjax.train.log import read_metrics
+
+BASE = Experiment(
+  data=DataConfig(
+    source=Synthetic(events=3_000, users=150, items=60),
+    window=16,
+    stride=16,
+    rows=8,
+  ),
+  model=ModelConfig(width=16),
+  run=RunConfig(steps=6, evaluate_every=3, checkpoint_every=3, log_every=1),
+)
+LADDER = ladder(BASE, (8, 16, 24, 32))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("FMJAX_CACHE", str(tmp_path_factory.mktemp("prepared")))
+    # Runs of the same shapes compile once.
+    compiled = str(tmp_path_factory.mktemp("compiled"))
+    patch.setenv("JAX_COMPILATION_CACHE_DIR", compiled)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> tuple[pathlib.Path, list[launch.Row]]:
+  """A ladder that ran once; tests leave it as it is."""
+  root = tmp_path_factory.mktemp("runs") / "ladder"
+  return root, launch.sweep(LADDER, root)
+
+
+def contents(root: pathlib.Path) -> dict[str, bytes]:
+  return {
+    str(path.relative_to(root)): path.read_bytes()
+    for path in sorted(root.rglob("*"))
+    if path.is_file()
+  }
+
+
+def test_a_sweep_trains_every_experiment_once(swept):
+  root, rows = swept
+  assert [row.name for row in rows] == list(LADDER)
+  assert {row.state for row in rows} == {"done"}
+  assert {row.action for row in rows} == {"trained"}
+  for row in rows:
+    assert row.run_dir.parent == root
+    assert row.run_dir.name.startswith(f"{row.name}-")
+    assert row.test is not None
+    assert 0 <= row.test["ndcg@10"] <= 1
+    json.dumps(row.to_dict(), allow_nan=False)
+
+
+def test_a_second_sweep_keeps_everything_and_writes_nothing(swept):
+  root, before = swept
+  files = contents(root)
+  rows = launch.sweep(LADDER, root)
+  assert {row.action for row in rows} == {"kept"}
+  assert [row.run_dir for row in rows] == [row.run_dir for row in before]
+  assert contents(root) == files
+
+
+def test_a_result_says_what_protocols_demand(swept):
+  _, rows = swept
+  result = json.loads((rows[1].run_dir / "result.json").read_text())
+  assert result["config"] == to_dict(LADDER["d16"])
+  assert result["selected_step"] in (3, 6)
+  metrics = read_metrics(rows[1].run_dir / "metrics.jsonl")
+  by_step = {
+    r["step"]: r["validation/ndcg@10"] for r in metrics if "validation/mrr" in r
+  }
+  assert by_step[result["selected_step"]] == max(by_step.values())
+  assert result["validation"]["ndcg@10"] == pytest.approx(max(by_step.values()))
+  assert [point["step"] for point in result["curve"]] == list(by_step)
+  ranked = from_parquet(rows[1].run_dir / "test.parquet")
+  assert result["test"]["nll"] == pytest.approx(float(ranked.nll.mean()))
+  low, high = result["test"]["nll_ci"]
+  assert low < result["test"]["nll"] < high
+  assert result["unique_tokens"] <= result["tokens"]
+  assert result["flops"]["by_part"]["total"] == result["flops"]["model"]
+  # XLA counts the recomputed logits, too, and what is no matrix product.
+  ratio = result["flops"]["xla"] / result["flops"]["executed"]
+  assert 0.8 < ratio < 1.6
+
+
+def test_baselines_are_ranked_once_for_the_sweep(swept):
+  root, _ = swept
+  (folder,) = (root / "baselines").iterdir()
+  ranked = measure.read_baselines(folder)
+  assert {"popularity_all", "cooccurrence"} <= ranked.keys()
+  prepared = ensure_prepared(BASE.data)
+  assert measure.baselines_of(prepared, root=root) == folder
+
+
+def test_the_id_depends_on_what_determines_the_model_and_on_nothing_else():
+  def identity(changes=None, checksum="a"):
+    return launch.run_id(override(BASE, changes or {}), data_checksum=checksum)
+
+  same = [
+    {},
+    {"run.mesh_data": 8},
+    {"run.log_every": 7},
+    {"run.checkpoint_every": 1},
+  ]
+  other = [
+    {"run.seed": 1},
+    {"run.steps": 7},
+    {"run.evaluate_every": 2},
+    {"optim.learning_rate": 2e-3},
+    {"model.width": 32},
+    {"data.window": 8, "data.stride": 8},
+    {"objective.chunk": 64},
+  ]
+  assert {identity(changes) for changes in same} == {identity()}
+  ids = [identity(changes) for changes in other]
+  ids += [identity(), identity(checksum="b")]
+  assert len(set(ids)) == len(ids)
+
+
+def test_the_place_of_a_log_is_no_part_of_the_id():
+  here, there = (
+    override(BASE, {"data.source": MovieTweetings(raw=raw)})
+    for raw in ("", "/somewhere/else")
+  )
+  assert launch.run_id(here, data_checksum="a") == launch.run_id(
+    there, data_checksum="a"
+  )
+
+
+def test_the_same_experiment_under_another_name_is_not_trained_again(swept):
+  root, rows = swept
+  (row,) = launch.sweep({"sixteen": LADDER["d16"]}, root)
+  assert row.action == "kept"
+  assert row.run_dir == rows[1].run_dir
+
+
+def test_a_killed_run_is_seen_and_resumed_where_it_stopped(tmp_path):
+  longer = override(BASE, {"run.steps": 400, "run.evaluate_every": 10})
+  longer = override(longer, {"run.checkpoint_every": 10})
+  root = tmp_path / "killed"
+  script = textwrap.dedent(
+    """
+    import pathlib, pickle, sys
+    from fmjax.scaling import launch
+    experiment = pickle.loads(bytes.fromhex(sys.argv[1]))
+    launch.execute(experiment, name="long", root=pathlib.Path(sys.argv[2]))
+    """
+  )
+  child = subprocess.Popen(
+    [sys.executable, "-c", script, pickle.dumps(longer).hex(), str(root)],
+    stderr=subprocess.DEVNULL,
+  )
+  try:
+    while child.poll() is None:
+      found = list(root.glob("long-*/metrics.jsonl"))
+      if found and any(r["step"] >= 20 for r in read_metrics(found[0])):
+        break
+    assert child.poll() is None, "it ended before it could be killed"
+    (run_dir,) = root.glob("long-*")
+    assert launch.state_of(run_dir) == "running"
+    with pytest.raises(ConfigError, match="another process is working on"):
+      launch.execute(longer, name="long", root=root)
+  finally:
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+  assert launch.state_of(run_dir) == "killed"
+  (row,) = launch.sweep({"long": longer}, root)
+  assert (row.state, row.action) == ("done", "resumed")
+  steps = [
+    r["step"] for r in read_metrics(run_dir / "metrics.jsonl") if "loss" in r
+  ]
+  assert steps == list(range(1, 401))
+
+
+def test_a_failed_run_is_marked_kept_and_retried_on_request(tmp_path):
+  # The rate makes the loss overflow within a few steps.
+  broken = override(BASE, {"optim.learning_rate": 1e30, "optim.clip_norm": 1e9})
+  experiments = {"broken": broken, "fine": LADDER["d8"]}
+  rows = launch.sweep(experiments, tmp_path)
+  assert [row.state for row in rows] == ["failed", "done"]
+  assert "the loss is" in rows[0].error
+  assert [row.action for row in launch.sweep(experiments, tmp_path)] == [
+    "kept",
+    "kept",
+  ]
+  retried = launch.sweep(experiments, tmp_path, retry_failed=True)
+  assert [row.action for row in retried] == ["retried", "kept"]
+  assert retried[0].state == "failed"
+  runs, notes = find_runs([tmp_path])
+  assert [run.name.partition("-")[0] for run in runs] == ["fine"]
+  assert any("it is failed" in note for note in notes)
+
+
+def test_an_evaluation_by_older_code_is_repeated_without_training(tmp_path):
+  run_dir = launch.execute(LADDER["d8"], name="d8", root=tmp_path)
+  path = run_dir / "result.json"
+  result = json.loads(path.read_text())
+  path.write_text(json.dumps({**result, "eval_hash": "of older sources"}))
+  log = (run_dir / "metrics.jsonl").read_bytes()
+  (row,) = launch.sweep({"d8": LADDER["d8"]}, tmp_path)
+  assert row.action == "evaluated"
+  again = json.loads(path.read_text())
+  assert again["test"] == result["test"]
+  assert again["eval_hash"] == result["eval_hash"]
+  assert (run_dir / "metrics.jsonl").read_bytes() == log
+
+
+def test_nothing_is_trained_if_one_experiment_cannot_run(tmp_path):
+  experiments = {
+    "fine": LADDER["d8"],
+    "odd": override(BASE, {"model.heads": 3}),
+  }
+  with pytest.raises(ConfigError, match="not a multiple of"):
+    launch.sweep(experiments, tmp_path)
+  assert list(tmp_path.iterdir()) == []
+
+
+# ---- records and report ----------------------------------------------------
+
+
+def test_the_records_hold_a_row_a_run_and_a_row_a_value(swept, tmp_path):
+  _, rows = swept
+  paths = records.write_tables([row.run_dir for row in rows], tmp_path)
+  runs, evals = map(pq.read_table, paths)
+  assert runs.schema.equals(records.RUNS)
+  assert evals.schema.equals(records.EVALS)
+  assert runs["name"].to_pylist() == list(LADDER)
+  one = [
+    row
+    for row in evals.to_pylist()
+    if row["run_id"] == runs["run_id"][0].as_py()
+    and (row["split"], row["slice"]) == ("test", "all")
+    and (row["metric"], row["k"]) == ("ndcg", 10)
+  ]
+  assert [row["value"] for row in one] == [rows[0].test["ndcg@10"]]
+  assert [[row["ci_low"], row["ci_high"]] for row in one] == [
+    rows[0].test["ndcg@10_ci"]
+  ]
+  steps = {
+    row["step"] for row in evals.to_pylist() if row["split"] == "validation"
+  }
+  assert steps == {3, 6}
+
+
+@pytest.mark.parametrize(
+  "table,column,value,sentence",
+  [
+    ("runs", "params_total", 1, "parts add up to"),
+    ("runs", "tokens", 1, "unique tokens, but 1 seen"),
+    ("runs", "wall_s", float("nan"), "wall_s is nan"),
+    ("runs", "flops_model", None, "flops_model is None"),
+    ("runs", "epochs", -1.0, "less than 0"),
+    ("runs", "data_checksum", "other", "evaluated on different data"),
+    ("runs", "run_id", "twin", "is there twice"),
+    ("evals", "value", float("nan"), "is nan"),
+    ("evals", "value", 7.5, "is 7.5, not a share"),
+    ("evals", "run_id", "nobody", "no such run"),
+  ],
+)
+def test_the_validator_finds_what_makes_records_unfit(
+  swept, table, column, value, sentence
+):
+  _, rows = swept
+  dirs = [row.run_dir for row in rows]
+  tables = {
+    "runs": records.runs_table(dirs).to_pylist(),
+    "evals": records.evals_table(dirs).to_pylist(),
+  }
+  schemas = {"runs": records.RUNS, "evals": records.EVALS}
+
+  def found():
+    runs, evals = (
+      pa.Table.from_pylist(tables[name], schema=schemas[name])
+      for name in ("runs", "evals")
+    )
+    return records.problems(runs, evals)
+
+  assert found() == []
+  place = next(
+    i
+    for i, row in enumerate(tables[table])
+    if table == "runs" or row["metric"] == "hr"
+  )
+  tables[table][place][column] = value
+  if column == "run_id" and table == "runs":
+    tables[table][place + 1][column] = value
+  assert any(sentence in problem for problem in found())
+
+
+def test_a_report_is_complete_and_repeatable(swept, tmp_path):
+  root, _ = swept
+  figure = tmp_path / "figures" / "ladder.png"
+  content = report([root], tmp_path, figure_path=figure)
+  assert json.loads((tmp_path / "report.json").read_text()) == content
+  assert [rung["name"] for rung in content["rungs"]] == list(LADDER)
+  backbones = [rung["params"]["backbone"] for rung in content["rungs"]]
+  assert backbones == sorted(backbones)
+  for rung in content["rungs"]:
+    assert {"name", "params", "tokens", "flops", "test"} <= rung.keys()
+    assert {"nll", "hr@10", "ndcg@10", "ndcg@10_ci"} <= rung["test"].keys()
+    parts = dict(rung["params"])
+    assert parts.pop("total") == sum(parts.values())
+  assert {"popularity_all", "cooccurrence"} <= content["baselines"].keys()
+  assert {"best_vs_popularity_all", "best_vs_cooccurrence"} <= (
+    content["compare"].keys()
+  )
+  assert all(low <= high for low, high in content["compare"].values())
+  assert content["figure"] == str(figure)
+  for path in (figure, figure.with_suffix(".svg")):
+    assert path.stat().st_size > 10_000
+  text = (tmp_path / "report.md").read_text()
+  for name in (*LADDER, *content["baselines"]):
+    assert name in text
+  assert "figures/ladder.png" in text
+  assert report([root], tmp_path, figure_path=figure) == content
+
+
+def test_the_best_rung_is_chosen_on_validation(swept, tmp_path):
+  root, rows = swept
+  content = report([root], tmp_path)
+  validation = {
+    row.name: records.read_json(row.run_dir / "result.json")["validation"]
+    for row in rows
+  }
+  best = max(validation, key=lambda name: validation[name]["ndcg@10"])
+  assert content["best"] == best
+
+
+def test_runs_of_several_seeds_are_one_rung(tmp_path):
+  seeds = {
+    f"seed{seed}": override(LADDER["d8"], {"run.seed": seed})
+    for seed in range(2)
+  }
+  rows = launch.sweep(seeds, tmp_path / "runs")
+  content = report([row.run_dir for row in rows], tmp_path)
+  (rung,) = content["rungs"]
+  assert rung["seeds"] == [0, 1]
+  expected = np.mean([row.test["nll"] for row in rows])
+  assert rung["test"]["nll"] == pytest.approx(expected)
+  assert any("not fitted" in w for w in content["fit"]["nll"]["warnings"])
+
+
+def test_a_report_on_nothing_or_on_two_data_sets_is_refused(swept, tmp_path):
+  root, _ = swept
+  with pytest.raises(DataError, match="holds no run"):
+    report([tmp_path], tmp_path)
+  source = dataclasses.replace(BASE.data.source, seed=1)
+  other = override(LADDER["d8"], {"data.source": source})
+  run_dir = launch.execute(other, name="other", root=tmp_path / "runs")
+  with pytest.raises(DataError, match="different data"):
+    report([root, run_dir], tmp_path)
+
+
+def test_a_committed_result_has_the_form_of_the_protocols(swept, tmp_path):
+  root, rows = swept
+  path = tmp_path / "synthetic" / "ladder.json"
+  commit([root], path, command="fmjax sweep experiments/ladder.py")
+  result = json.loads(path.read_text())
+  assert list(result)[: len(records.RESULT_KEYS)] == list(records.RESULT_KEYS)
+  assert result["name"] == result["best"]
+  assert result["baselines"]["popularity_all"]["ndcg@10"] >= 0
+  single = tmp_path / "synthetic" / "d8.json"
+  commit([rows[0].run_dir], single, command="fmjax train ladder.py:d8")
+  result = json.loads(single.read_text())
+  assert result["test"] == rows[0].test
+  assert "rungs" not in result
+  with pytest.raises(ConfigError, match="lower case"):
+    commit([root], tmp_path / "My result.json", command="")
+
+
+def test_the_code_hash_changes_with_the_sources_that_train(tmp_path):
+  assert records.code_hash() == records.code_hash()
+  assert records.code_hash() != records.code_hash(("eval",))

@@ -1,0 +1,240 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from fmjax import mesh
+from fmjax.config import override, to_dict
+from fmjax.eval.evaluate import ValidationEvaluator
+from fmjax.train.checkpoint import Checkpoints
+from fmjax.train.log import MetricsLog, read_metrics
+from fmjax.train.loop import RunError, load_selected, make_model, train
+from fmjax.train.optimizer import make_optimizer
+from fmjax.train.state import make_state
+
+
+class At:
+  """An evaluator that does something at one step."""
+
+  name = "at"
+  period = 1
+
+  def __init__(self, step, act):
+    self._step, self._act = step, act
+
+  def __call__(self, model, step):
+    if step == self._step:
+      self._act()
+    return {"at/step": float(step)}
+
+
+def stop():
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
+def crash():
+  raise KeyboardInterrupt
+
+
+def latest(experiment, prepared, run_dir, *, data=1, model=1):
+  """The latest state as NumPy arrays by path, and its step."""
+  with mesh.use(mesh.make_mesh(data=data, model=model)):
+    optimizer = make_optimizer(
+      experiment.optim, total_steps=experiment.run.steps
+    )
+    like = make_state(make_model(experiment, prepared), optimizer)
+    checkpoints = Checkpoints(run_dir)
+    state, _ = checkpoints.restore(like, config=experiment)
+    checkpoints.close()
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(p): np.asarray(leaf) for p, leaf in leaves}
+
+
+def assert_bit_equal(left, right):
+  assert left.keys() == right.keys()
+  for name in left:
+    np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+def losses(run_dir):
+  records = read_metrics(run_dir / "metrics.jsonl")
+  return {r["step"]: r["loss"] for r in records if "loss" in r}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(experiment, prepared, tmp_path_factory):
+  run_dir = tmp_path_factory.mktemp("uninterrupted")
+  outcome = train(experiment, prepared, run_dir)
+  assert outcome.state == "done"
+  assert outcome.step == 8
+  return run_dir
+
+
+def test_training_lowers_the_loss(experiment, prepared, tmp_path):
+  longer = override(
+    experiment,
+    {
+      "run.steps": 60,
+      "run.checkpoint_every": 60,
+      "optim.learning_rate": 2e-2,
+    },
+  )
+  train(longer, prepared, tmp_path)
+  curve = losses(tmp_path)
+  assert list(curve) == list(range(1, 61))
+  assert np.mean([curve[s] for s in range(51, 61)]) < curve[1] - 0.2
+
+
+def test_a_run_stopped_by_sigterm_resumes_to_the_same_bits(
+  experiment, prepared, uninterrupted, tmp_path
+):
+  before = signal.getsignal(signal.SIGTERM)
+  outcome = train(experiment, prepared, tmp_path, evaluators=[At(3, stop)])
+  assert (outcome.state, outcome.step) == ("interrupted", 3)
+  assert signal.getsignal(signal.SIGTERM) == before
+  outcome = train(experiment, prepared, tmp_path)
+  assert (outcome.state, outcome.step) == ("done", 8)
+  assert_bit_equal(
+    latest(experiment, prepared, tmp_path),
+    latest(experiment, prepared, uninterrupted),
+  )
+  assert losses(tmp_path) == losses(uninterrupted)
+
+
+def test_a_run_that_died_resumes_from_its_last_checkpoint_to_the_same_bits(
+  experiment, prepared, uninterrupted, tmp_path
+):
+  with pytest.raises(KeyboardInterrupt):
+    train(experiment, prepared, tmp_path, evaluators=[At(5, crash)])
+  outcome = train(experiment, prepared, tmp_path)
+  assert outcome.tokens > 0
+  assert_bit_equal(
+    latest(experiment, prepared, tmp_path),
+    latest(experiment, prepared, uninterrupted),
+  )
+  assert losses(tmp_path) == losses(uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_a_random_point_resumes_to_the_same_bits(
+  experiment, prepared, tmp_path
+):
+  longer = override(experiment, {"run.steps": 300})
+  config = tmp_path / "config.json"
+  config.write_text(json.dumps(to_dict(longer)))
+  program = (
+    "import json, pathlib, sys\n"
+    "from fmjax.config import from_dict\n"
+    "from fmjax.data.store import open_prepared\n"
+    "from fmjax.train.loop import train\n"
+    "config, data, out = map(pathlib.Path, sys.argv[1:])\n"
+    "train(from_dict(json.loads(config.read_text())), open_prepared(data), out)"
+  )
+  arguments = [str(config), str(prepared.path), str(tmp_path / "killed")]
+  rng = np.random.default_rng()  # another point every time the test runs
+  for _ in range(3):
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments])
+    time.sleep(rng.uniform(5, 15))
+    process.kill()
+    process.wait()
+  subprocess.run([sys.executable, "-c", program, *arguments], check=True)
+  train(longer, prepared, tmp_path / "whole")
+  assert_bit_equal(
+    latest(longer, prepared, tmp_path / "killed"),
+    latest(longer, prepared, tmp_path / "whole"),
+  )
+
+
+def test_a_state_restored_on_another_mesh_is_bit_equal_and_trains_alike(
+  experiment, prepared, uninterrupted, tmp_path
+):
+  wide = override(experiment, {"run.mesh_data": 4, "run.mesh_model": 2})
+  train(wide, prepared, tmp_path, evaluators=[At(4, stop)])
+  on_eight = latest(wide, prepared, tmp_path, data=4, model=2)
+  on_one = latest(experiment, prepared, tmp_path)
+  assert_bit_equal(on_eight, on_one)
+  train(experiment, prepared, tmp_path)
+  ours, theirs = losses(tmp_path), losses(uninterrupted)
+  for step in range(1, 9):
+    assert ours[step] == pytest.approx(theirs[step], rel=1e-5)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(
+  experiment, prepared, uninterrupted
+):
+  other = override(experiment, {"optim.learning_rate": 0.5})
+  with pytest.raises(ValueError, match="another optim configuration"):
+    train(other, prepared, uninterrupted)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_naming_step_and_batch(
+  experiment, prepared, tmp_path
+):
+  wild = override(
+    experiment, {"optim.learning_rate": 1e38, "optim.warmup": 0.0}
+  )
+  with pytest.raises(RunError, match=r"at step (\d+).*batch-\1.npz") as error:
+    train(wild, prepared, tmp_path)
+  step = int(str(error.value).split("at step ")[1].split()[0])
+  with np.load(tmp_path / f"batch-{step}.npz") as batch:
+    assert batch["item_bt"].shape == (8, 16)
+    assert "previous.item" in batch
+  assert all(np.isfinite(loss) for loss in losses(tmp_path).values())
+
+
+def test_the_selected_model_is_the_one_validation_chose(
+  experiment, prepared, data, tmp_path
+):
+  evaluator = ValidationEvaluator(prepared, data, period=4)
+  outcome = train(experiment, prepared, tmp_path, evaluators=[evaluator])
+  records = read_metrics(tmp_path / "metrics.jsonl")
+  curve = {
+    r["step"]: r["validation/ndcg@10"]
+    for r in records
+    if "validation/ndcg@10" in r
+  }
+  assert set(curve) == {4, 8}
+  assert outcome.selected_step == max(curve, key=curve.__getitem__)
+  with mesh.use(mesh.make_mesh()):
+    model, step = load_selected(experiment, prepared, tmp_path)
+    assert step == outcome.selected_step
+    again = evaluator(model, step)
+  assert again["validation/ndcg@10"] == curve[step]
+
+
+def test_the_metrics_log_drops_what_came_after_the_checkpoint(tmp_path):
+  log = MetricsLog(tmp_path, from_step=0)
+  for step in (1, 2, 3):
+    log.write(step, loss=1.0 / step)
+  log.close()
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 4, "lo')  # killed here
+  log = MetricsLog(tmp_path, from_step=2)
+  log.write(3, loss=0.25)
+  log.close()
+  records = read_metrics(tmp_path / "metrics.jsonl")
+  assert records == [
+    {"step": 1, "loss": 1.0},
+    {"step": 2, "loss": 0.5},
+    {"step": 3, "loss": 0.25},
+  ]
+
+
+def test_tensorboard_reads_what_the_run_wrote(uninterrupted):
+  from tensorboard.backend.event_processing.event_accumulator import (
+    EventAccumulator,
+  )
+
+  events = EventAccumulator(str(uninterrupted / "tensorboard"))
+  events.Reload()
+  written = {
+    event.step: event.tensor_proto.float_val[0]
+    for event in events.Tensors("loss")
+  }
+  assert written == pytest.approx(losses(uninterrupted))

@@ -1,0 +1,112 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from fmjax import mesh
+from fmjax.config import OptimConfig
+from fmjax.data import windows
+from fmjax.train.loop import make_model
+from fmjax.train.optimizer import make_optimizer, make_schedule
+from fmjax.train.state import make_state
+from fmjax.train.step import make_step
+
+MESHES = [(4, 2), (8, 1), (1, 8)]
+STEPS = 3
+
+
+def run(experiment, prepared, data=1, model=1):
+  """Losses of a few steps and the last state, as NumPy arrays by path."""
+  options = experiment.data
+  dataset = windows.training_batches(
+    prepared,
+    window=options.window,
+    stride=options.stride,
+    rows=options.rows,
+    seed=0,
+  )
+  device_mesh = mesh.make_mesh(data=data, model=model)
+  with mesh.use(device_mesh):
+    optimizer = make_optimizer(experiment.optim, total_steps=10)
+    state = make_state(make_model(experiment, prepared), optimizer)
+    step = make_step(experiment.objective, optimizer, seed=0)
+    losses = []
+    for t in range(STEPS):
+      batch = mesh.shard_batch(dataset[t], device_mesh)
+      state, metrics = step(state, batch)
+      losses.append(float(metrics["loss_total"] / metrics["weight"]))
+    return losses, state
+
+
+@pytest.fixture(scope="module")
+def unsharded(experiment, prepared):
+  return run(experiment, prepared)
+
+
+@pytest.mark.parametrize("devices", MESHES, ids=str)
+def test_a_sharded_run_equals_an_unsharded_one(
+  experiment, prepared, unsharded, devices
+):
+  losses, state = run(experiment, prepared, *devices)
+  np.testing.assert_allclose(losses, unsharded[0], rtol=1e-5)
+  pairs = zip(
+    jax.tree_util.tree_leaves_with_path(state),
+    jax.tree.leaves(unsharded[1]),
+    strict=True,
+  )
+  for (path, ours), theirs in pairs:
+    np.testing.assert_allclose(
+      ours,
+      theirs,
+      rtol=1e-3,
+      atol=2e-5,
+      err_msg=jax.tree_util.keystr(path),
+    )
+
+
+@pytest.mark.parametrize("devices", MESHES, ids=str)
+def test_the_optimizer_is_sharded_as_its_parameters(
+  experiment, prepared, devices
+):
+  data, model = devices
+  with mesh.use(mesh.make_mesh(data=data, model=model)):
+    optimizer = make_optimizer(experiment.optim, total_steps=10)
+    state = make_state(make_model(experiment, prepared), optimizer)
+  params = jax.tree.leaves(nnx.state(state.model, nnx.Param))
+  specs = [leaf.sharding.spec for leaf in params]
+  adam = state.opt_state[1][0]
+  for moment in (adam.mu, adam.nu):
+    assert [m.sharding.spec for m in jax.tree.leaves(moment)] == specs
+  table = state.model.items.id_vd[...]
+  rows = {shard.data.shape[0] for shard in table.addressable_shards}
+  assert rows == {table.shape[0] // (data * model)}
+
+
+def test_the_learning_rate_warms_up_and_decays():
+  config = OptimConfig(learning_rate=1e-2, warmup=0.1, final_fraction=0.1)
+  schedule = make_schedule(config, total_steps=100)
+  rates = [float(schedule(step)) for step in range(101)]
+  assert rates[0] == 0
+  assert max(rates) == rates[10] == pytest.approx(1e-2)
+  assert rates[100] == pytest.approx(1e-3)
+  assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_only_matrices_and_tables_are_decayed(experiment, prepared):
+  with mesh.use(mesh.make_mesh()):
+    model = make_model(experiment, prepared)
+    params = nnx.state(model, nnx.Param)
+    decays = OptimConfig(weight_decay=0.5, learning_rate=1.0, warmup=0.0)
+    optimizer = make_optimizer(decays, total_steps=10)
+    state = optimizer.init(params)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    update = jax.jit(optimizer.update)
+    for _ in range(2):  # the first step of the warm-up has rate 0
+      updates, state = update(zero, state, params)
+  for path, update in jax.tree_util.tree_leaves_with_path(updates):
+    name = jax.tree_util.keystr(path)
+    vector = any(part in name for part in ("scale_d", "bias_d", "start_d"))
+    assert bool(np.any(update)) != vector, name
