@@ -96,10 +96,19 @@ PLOTS: dict[str, tuple[str, Callable[[dict[str, Any], pathlib.Path], None]]] = {
 
 
 def main() -> None:
+  missing = []
   for name, (source, plot) in PLOTS.items():
     path = FIGURES / f"{name}.png"
+    if not (RESULTS / source).is_file():
+      missing.append(source)
+      continue
     plot(json.loads((RESULTS / source).read_text()), path)
     print(f"{path.relative_to(HERE.parent)} from results/{source}")
+  if missing:
+    raise SystemExit(
+      f"analysis/results lacks {' and '.join(missing)}: check out the whole"
+      " repository, or run the experiment again"
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from fmjax.config import (
 )
 
 _EPOCH = 77  # steps: 987,531 training tokens in packed rows of 200, 64 a batch
-_EPOCHS = 60
+_EPOCHS = 40
 
 
 def experiments() -> dict[str, Experiment]:
@@ -54,11 +54,11 @@ def sasrec_ce() -> Experiment:
       attention=FullAttention(),
       block=SasrecBlock(),
     ),
-    objective=FullSoftmax(),
-    optim=OptimConfig(learning_rate=1e-3),
+    objective=FullSoftmax(chunk=256),
+    optim=OptimConfig(learning_rate=2e-3, warmup=0.02),
     run=RunConfig(
       steps=_EPOCHS * _EPOCH,
-      evaluate_every=3 * _EPOCH,
-      checkpoint_every=3 * _EPOCH,
+      evaluate_every=4 * _EPOCH,
+      checkpoint_every=4 * _EPOCH,
     ),
   )

@@ -165,8 +165,6 @@ class NoTime(_Config):
 class SumMixer(_Config):
   """Item embedding = id embedding + projected metadata embedding."""
 
-  metadata_width: int = 16  # of each metadata type, before the projection
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IdOnly(_Config):
@@ -270,6 +268,10 @@ def override(config: Any, changes: dict[str, Any]) -> Any:
 
 
 def _replace(config: Any, keys: list[str], value: Any, path: str) -> Any:
+  if not dataclasses.is_dataclass(config) or isinstance(config, type):
+    raise ConfigError(
+      f"{path!r} goes on after a value, {config!r}; leave {keys[0]!r} out"
+    )
   names = [field.name for field in dataclasses.fields(config)]
   if keys[0] not in names:
     raise ConfigError(
@@ -316,10 +318,70 @@ def from_dict(tree: Any) -> Any:
     ) from None
 
 
+def identity(config: Experiment) -> dict[str, Any]:
+  """All that determines the trained model and its selection, JSON-ready.
+
+  The mesh and paths do not: the content of a log counts, not where it lies.
+  """
+  tree = to_dict(config)
+  source = {
+    key: value
+    for key, value in tree["data"]["source"].items()
+    if key not in ("raw", "mapping")
+  }
+  run = config.run
+  return {
+    **{part: tree[part] for part in ("model", "objective", "optim")},
+    "data": {**tree["data"], "source": source},
+    "seed": run.seed,
+    "steps": run.steps,
+    "evaluate_every": run.evaluate_every,
+  }
+
+
+def validate_split(granularity: Granularity, split: Split) -> None:
+  """Refuses tokens and parts that cannot be made."""
+  match granularity:
+    case RunTokens(max_gap_s=max_gap_s):
+      if max_gap_s < 0:
+        raise ConfigError(f"max_gap_s={max_gap_s} is negative")
+    case EventTokens():
+      pass
+  match split:
+    case TemporalSplit(validation=validation, test=test):
+      if not (validation > 0 and test > 0 and validation + test < 1):
+        raise ConfigError(
+          f"validation={validation} and test={test} must be positive shares"
+          " that leave some events for training"
+        )
+    case LeaveLastOut():
+      pass
+
+
 def validate(config: Experiment) -> None:
   """Refuses what cannot run, before any work is done."""
+  validate_split(config.data.granularity, config.data.split)
+  optim = config.optim
+  shares = {
+    "optim.warmup": optim.warmup,
+    "optim.final_fraction": optim.final_fraction,
+    "optim.b1": optim.b1,
+    "optim.b2": optim.b2,
+  }
+  for path, value in shares.items():
+    if not 0 <= value < 1:
+      raise ConfigError(f"{path}={value} is not in [0, 1)")
+  at_least_zero: dict[str, float] = {
+    "optim.weight_decay": optim.weight_decay,
+    "run.seed": config.run.seed,
+  }
+  if isinstance(config.model.time, CalendarTime):
+    at_least_zero["model.time.slow_terms"] = config.model.time.slow_terms
+  for path, value in at_least_zero.items():
+    if not value >= 0:
+      raise ConfigError(f"{path}={value} is negative")
   data, model, run = config.data, config.model, config.run
-  positive = {
+  positive: dict[str, float] = {
     "data.window": data.window,
     "data.stride": data.stride,
     "data.rows": data.rows,
@@ -327,7 +389,8 @@ def validate(config: Experiment) -> None:
     "model.layers": model.layers,
     "model.heads": model.heads,
     "objective.chunk": config.objective.chunk,
-    "optim.learning_rate": config.optim.learning_rate,
+    "optim.learning_rate": optim.learning_rate,
+    "optim.clip_norm": optim.clip_norm,
     "run.steps": run.steps,
     "run.evaluate_every": run.evaluate_every,
     "run.checkpoint_every": run.checkpoint_every,
@@ -335,8 +398,10 @@ def validate(config: Experiment) -> None:
     "run.mesh_data": run.mesh_data,
     "run.mesh_model": run.mesh_model,
   }
+  if isinstance(model.block, GatedBlock):
+    positive["model.block.feed_forward"] = model.block.feed_forward
   for path, value in positive.items():
-    if value <= 0:
+    if not value > 0:  # so that NaN is refused, too
       raise ConfigError(f"{path}={value} is not positive")
   if data.stride > data.window:
     raise ConfigError(
@@ -359,15 +424,6 @@ def validate(config: Experiment) -> None:
       f"data.rows={data.rows} does not divide over"
       f" run.mesh_data={run.mesh_data} devices"
     )
-  match data.split:
-    case TemporalSplit(validation=validation, test=test):
-      if not (validation > 0 and test > 0 and validation + test < 1):
-        raise ConfigError(
-          f"data.split.validation={validation} and data.split.test={test} must"
-          " be positive shares that leave some for training"
-        )
-    case LeaveLastOut():
-      pass
 
 
 DTYPES = ["float32", "bfloat16"]

@@ -72,6 +72,11 @@ def matmul(
   return y_nf + bias_f[...][None].astype(x_nd.dtype)
 
 
+def feed_forward_width(block: GatedBlock, width: int) -> int:
+  """A multiple of 8, so that it divides over a mesh of eight."""
+  return -(-int(block.feed_forward * width) // 8) * 8
+
+
 class Gated(nnx.Module):
   """Pre-norm block with SwiGLU and gated residuals.
 
@@ -82,7 +87,7 @@ class Gated(nnx.Module):
 
   def __init__(self, config: ModelConfig, block: GatedBlock, *, rngs: nnx.Rngs):
     d = config.width
-    f = -(-int(block.feed_forward * d) // 8) * 8
+    f = feed_forward_width(block, d)
     self.heads = config.heads
     self.dropout = config.dropout
     self.attention = make_attention(config.attention, dropout=config.dropout)

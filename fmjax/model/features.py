@@ -74,7 +74,7 @@ class FieldEmbedder(nnx.Module):
 
   @property
   def width(self) -> int:
-    return sum(_field_width(field) for field in self.fields)
+    return sum(field_width(field) for field in self.fields)
 
   def __call__(self, values: dict[str, jax.Array]) -> jax.Array:
     """Fields of n tokens (or items) → [n, width]."""
@@ -110,7 +110,8 @@ class FieldEmbedder(nnx.Module):
         return value
 
 
-def _field_width(field: Encoded) -> int:
+def field_width(field: Encoded) -> int:
+  """Width of a field's part of a `FieldEmbedder`'s output."""
   match field.feature.kind:
     case Kind.CATEGORICAL | Kind.BAG:
       return FIELD_WIDTH

@@ -11,6 +11,7 @@ from fmjax.data.schema import DataSpec
 from fmjax.model import dropout
 from fmjax.model.block import make_block, make_final_norm
 from fmjax.model.features import EventEmbedder, flatten
+from fmjax.model.heads import ItemHead
 from fmjax.model.items import ItemTable
 
 
@@ -88,6 +89,15 @@ class Recommender(nnx.Module):
       x_nd, _ = jax.lax.scan(layer, x_nd, (params, layer_keys))
     return self.final_norm(x_nd).astype(jnp.float32)
 
+  def item_head(self, candidates_c: jax.Array | None = None) -> ItemHead:
+    """The head over some candidates, or over the whole catalog."""
+    if candidates_c is None:
+      return ItemHead(item_vd=self.items.embed_all(), mask_v=self.items.mask())
+    return ItemHead(
+      item_vd=self.items.embed(candidates_c, axis=None),
+      mask_v=self.items.mask()[candidates_c],
+    )
+
   def score(
     self,
     states_nd: jax.Array,
@@ -100,16 +110,10 @@ class Recommender(nnx.Module):
       states_nd: from `encode`.
       candidates_c: catalog rows; None: the whole catalog, in row order.
       at_day_n: day of each prediction (since 1970 UTC), for what candidates
-        look like on that day. Nothing in this model changes by day.
+        look like on that day.
 
     Returns:
       logits_nc; -inf where a row is no item.
     """
-    del at_day_n
-    if candidates_c is None:
-      item_cd, mask_c = self.items.embed_all(), self.items.mask()
-    else:
-      item_cd = self.items.embed(candidates_c, axis=None)
-      mask_c = self.items.mask()[candidates_c]
-    logits_nc = jnp.einsum("nd,cd->nc", states_nd, item_cd)
-    return jnp.where(mask_c[None, :], logits_nc, -jnp.inf)
+    head = self.item_head(candidates_c)
+    return head.logits(states_nd[None], at_day_n[None])[0]

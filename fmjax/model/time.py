@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from fmjax.data.batch import Array
+
 SECONDS_PER_DAY = 86_400
 _HOURS = 24
 _WEEKDAYS = 7
@@ -11,8 +13,8 @@ _EPOCH_WEEKDAY = 3
 _DAYS_PER_YEAR = 365.25
 
 
-def day(time_n: jax.Array) -> jax.Array:
-  """Days since 1970 UTC, of seconds."""
+def day(time_n: Array) -> Array:
+  """Days since 1970 UTC, of seconds; any shape."""
   return time_n // SECONDS_PER_DAY
 
 

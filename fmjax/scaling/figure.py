@@ -19,7 +19,11 @@ _BLUE, _INK, _PALE, _GRID = "#0072B2", "#222222", "#6b6b6b", "#e6e6e6"
 _LINES = {
   "popularity_all": ("popularity, all time", "#D55E00", (0, (6, 2))),
   "popularity_7d_frozen": ("popularity, 7 days frozen", "#CC79A7", (0, (3, 2))),
-  "popularity_7d_rolling": ("popularity, 7 days", "#B07D00", (0, (1, 1.5))),
+  "popularity_7d_rolling": (
+    "popularity, 7 days rolling",
+    "#B07D00",
+    (0, (1, 1.5)),
+  ),
   "cooccurrence": ("co-occurrence", "#009E73", (0, (6, 2, 1, 2))),
 }
 _TITLES = {

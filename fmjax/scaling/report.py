@@ -217,7 +217,10 @@ def analyze(
     "rungs": [
       _rung(rung, samples, number) for number, rung in enumerate(rungs)
     ],
-    "baselines": baseline_metrics,
+    "baselines": {
+      name: {"nll": None, **metrics}
+      for name, metrics in baseline_metrics.items()
+    },
     "best": rungs[best].name,
     "best_on": f"validation {_SELECTED_ON}",
     "compare": {name: list(c.interval) for name, c in comparisons.items()},

@@ -10,7 +10,13 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from fmjax.config import Experiment, from_dict, to_dict
+from fmjax.config import (
+  ConfigError,
+  Experiment,
+  from_dict,
+  identity,
+  to_dict,
+)
 from fmjax.model.recommender import Recommender
 from fmjax.train.state import TrainState
 
@@ -73,7 +79,7 @@ class Checkpoints:
     """The latest state, laid out on the mesh as `like` is.
 
     Raises:
-      ValueError: the checkpoint belongs to another configuration.
+      ConfigError: the checkpoint belongs to another configuration.
     """
     step = self._latest.latest_step()
     saved = self._latest.restore(
@@ -84,12 +90,12 @@ class Checkpoints:
       ),
     )
     facts = dict(saved["facts"])
-    other = from_dict(facts.pop("config"))
-    for part in ("data", "model", "objective", "optim"):
-      if getattr(other, part) != getattr(config, part):
-        raise ValueError(
+    written, wanted = identity(from_dict(facts.pop("config"))), identity(config)
+    for part, value in wanted.items():
+      if written[part] != value:
+        raise ConfigError(
           f"the checkpoint at step {step} was written with another {part}"
-          f" configuration, {getattr(other, part)}; train in a new directory"
+          f" configuration, {written[part]}; train in a new directory"
         )
     return _rebuild(like, saved["state"]), facts
 

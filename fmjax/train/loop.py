@@ -4,13 +4,12 @@ import dataclasses
 import json
 import math
 import pathlib
-import signal
-import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -25,6 +24,7 @@ from fmjax.train.log import MetricsLog, TrainingProgress
 from fmjax.train.optimizer import make_optimizer, make_schedule
 from fmjax.train.state import make_state
 from fmjax.train.step import make_step
+from fmjax.train.stop import Stop, on_sigterm
 
 SELECTION_METRIC = "validation/ndcg@10"
 
@@ -52,6 +52,8 @@ class Outcome:
     selected_step: the step with the best validation metric.
     tokens: training targets seen, padding and context excluded.
     train_s: seconds in training steps, evaluation and saving excluded.
+    wall_s: seconds in all, over every resumption; what was lost to a kill after
+      the last checkpoint is not counted.
   """
 
   state: str
@@ -59,6 +61,7 @@ class Outcome:
   selected_step: int | None
   tokens: int
   train_s: float
+  wall_s: float
 
 
 def make_model(experiment: Experiment, prepared: Prepared) -> Recommender:
@@ -107,7 +110,8 @@ def train(
     name: shown with the progress.
 
   Raises:
-    RunError: the loss is not finite; the batch is saved in `run_dir`.
+    RunError: a loss, gradient or parameter is not finite; the batch is saved in
+      `run_dir`. The directory's checkpoint is of another configuration.
   """
   validate(experiment)
   run_dir.mkdir(parents=True, exist_ok=True)
@@ -117,7 +121,7 @@ def train(
   with mesh.use(mesh.make_mesh(data=run.mesh_data, model=run.mesh_model)):
     loop = _Loop(experiment, prepared, run_dir, evaluators, name)
     try:
-      with _StopOnSigterm() as stop:
+      with on_sigterm() as stop:
         return loop.run(stop)
     finally:
       loop.close()
@@ -141,7 +145,8 @@ class _Loop:
     self.schedule = make_schedule(experiment.optim, total_steps=run.steps)
     self.step = make_step(experiment.objective, optimizer, seed=run.seed)
     self.state = make_state(make_model(experiment, prepared), optimizer)
-    self.totals = {"tokens": 0.0, "train_s": 0.0, "best": -math.inf}
+    self.began = time.monotonic()
+    self.totals = {"tokens": 0, "train_s": 0.0, "wall_s": 0.0, "best": -1.0}
     self.checkpoints = Checkpoints(run_dir)
     if self.checkpoints.latest_step is not None:
       self.state, self.totals = self.checkpoints.restore(
@@ -163,7 +168,7 @@ class _Loop:
     self.pending: tuple[int, Batch, dict[str, jax.Array]] | None = None
     self.rate = _Rate()
 
-  def run(self, stop: "_StopOnSigterm") -> Outcome:
+  def run(self, stop: Stop) -> Outcome:
     run = self.config.run
     for step in range(self.start + 1, run.steps + 1):
       host_batch = next(self.batches)
@@ -176,16 +181,19 @@ class _Loop:
       due = [
         e for e in self.evaluators if step % e.period == 0 or step == run.steps
       ]
-      last = stop.requested or step == run.steps
+      stopping = stop.requested  # read once: it may change at any moment
+      last = stopping or step == run.steps
       if due or last or step % run.checkpoint_every == 0:
-        # Settle first: a state whose loss was not finite is never saved.
+        # Settle and check first: a state that is not finite is neither measured
+        # nor saved, so the last checkpoint is always one to go on from.
         self.settle()
+        self.check_parameters(step, host_batch)
         self.rate.pause()
         for evaluator in due:
           self.evaluate(evaluator, step)
         self.save()
         self.rate.resume()
-      if stop.requested and step < run.steps:
+      if stopping and step < run.steps:
         return self.outcome("interrupted", step)
     return self.outcome("done", int(self.state.step))
 
@@ -196,27 +204,38 @@ class _Loop:
     step, host_batch, metrics = self.pending
     self.pending = None
     weight = float(metrics["weight"])
-    loss = float(metrics["loss_total"]) / max(weight, 1.0)
-    if not math.isfinite(loss):
-      raise RunError(self._non_finite(step, loss, host_batch))
-    self.totals["tokens"] += weight
-    self.totals["train_s"] += self.rate.step(weight)
+    loss = float(metrics["loss_total"]) / (weight or 1.0)
+    grad_norm = float(metrics["grad_norm"])
+    for what, value in {"loss": loss, "gradient's norm": grad_norm}.items():
+      if not math.isfinite(value):
+        raise RunError(
+          self._non_finite(f"the {what} is {value}", step, host_batch)
+        )
+    targets = int(metrics["targets"])
+    self.totals["tokens"] += targets
+    self.totals["train_s"] += self.rate.step(targets)
     self.progress.update(step, loss=loss, tokens_per_s=self.rate.tokens_per_s)
     run = self.config.run
     if step % run.log_every == 0 or step == run.steps:
       self.log.write(
         step,
         loss=loss,
-        grad_norm=float(metrics["grad_norm"]),
+        grad_norm=grad_norm,
         learning_rate=self.learning_rate(step),
         tokens=self.totals["tokens"],
         tokens_per_s=self.rate.tokens_per_s,
         train_s=self.totals["train_s"],
       )
 
+  def check_parameters(self, step: int, host_batch: Batch) -> None:
+    """The loss of a step is of the parameters before its update."""
+    if not bool(_all_finite(self.state.model)):
+      reason = "the update made parameters that are not finite"
+      raise RunError(self._non_finite(reason, step, host_batch))
+
   def evaluate(self, evaluator: Evaluator, step: int) -> None:
     metrics = evaluator(self.state.model, step)
-    self.log.write(step, **metrics)
+    self.log.write(step, tokens=self.totals["tokens"], **metrics)
     value = metrics.get(SELECTION_METRIC)
     if value is not None and value > self.totals["best"]:
       self.totals["best"] = value
@@ -228,7 +247,12 @@ class _Loop:
     return float(np.asarray(self.schedule(step - 1)))
 
   def save(self) -> None:
-    facts = {**self.totals, "next_batch": int(self.state.step)}
+    wall_s = self.wall_s()
+    facts = {
+      **self.totals,
+      "wall_s": wall_s,
+      "next_batch": int(self.state.step),
+    }
     self.checkpoints.save(self.state, config=self.config, facts=facts)
 
   def outcome(self, state: str, step: int) -> Outcome:
@@ -238,14 +262,18 @@ class _Loop:
       selected_step=self.checkpoints.selected_step,
       tokens=round(self.totals["tokens"]),
       train_s=self.totals["train_s"],
+      wall_s=self.wall_s(),
     )
+
+  def wall_s(self) -> float:
+    return self.totals["wall_s"] + time.monotonic() - self.began
 
   def close(self) -> None:
     self.progress.close()
     self.log.close()
     self.checkpoints.close()
 
-  def _non_finite(self, step: int, loss: float, batch: Batch) -> str:
+  def _non_finite(self, reason: str, step: int, batch: Batch) -> str:
     path = self.run_dir / f"batch-{step}.npz"
     arrays, _ = jax.tree_util.tree_flatten_with_path(batch)
     np.savez(
@@ -255,12 +283,17 @@ class _Loop:
         for key, array in arrays
       },
     )
-    rate = self.learning_rate(step)
     return (
-      f"the loss is {loss} at step {step} (learning rate {rate:.2g}); its batch"
-      f" is saved in {path}, the last finite state in"
+      f"{reason} at step {step} (learning rate {self.learning_rate(step):.2g});"
+      f" its batch is saved in {path}, the last finite state in"
       f" {self.run_dir / 'checkpoints'}; lower optim.learning_rate"
     )
+
+
+@jax.jit
+def _all_finite(model: Recommender) -> jax.Array:
+  params = jax.tree.leaves(nnx.state(model, nnx.Param))
+  return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in params]))
 
 
 class _Rate:
@@ -292,23 +325,3 @@ class _Rate:
 
   def resume(self) -> None:
     self._last += time.monotonic() - self._paused
-
-
-class _StopOnSigterm:
-  """Turns SIGTERM into a wish to stop after the step under way."""
-
-  def __init__(self):
-    self.requested = False
-    self._before: Any = None
-
-  def __enter__(self) -> "_StopOnSigterm":
-    if threading.current_thread() is threading.main_thread():
-      self._before = signal.signal(signal.SIGTERM, self._request)
-    return self
-
-  def __exit__(self, *_) -> None:
-    if self._before is not None:
-      signal.signal(signal.SIGTERM, self._before)
-
-  def _request(self, *_) -> None:
-    self.requested = True

@@ -5,15 +5,16 @@ import jax.numpy as jnp
 
 from fmjax import mesh
 from fmjax.data.batch import Array
+from fmjax.model.heads import ItemHead
 
 
 def full_softmax(
   states_nd: jax.Array,
-  item_vd: jax.Array,
+  head: ItemHead,
   *,
-  mask_v: jax.Array,
   target_bt: Array,
   weight_bt: Array,
+  at_day_bt: Array,
   chunk: int,
 ) -> tuple[jax.Array, jax.Array]:
   """Next-item cross-entropy over the whole catalog.
@@ -24,10 +25,10 @@ def full_softmax(
 
   Args:
     states_nd: user states, n = b · t.
-    item_vd: embeddings of all catalog rows.
-    mask_v: True for the rows that are items.
+    head: gives the logits of all items.
     target_bt: catalog row to predict.
     weight_bt: weight of each target; 0 takes a position out of the loss.
+    at_day_bt: day of each prediction, days since 1970 UTC.
     chunk: tokens a chunk, at most (but at least one position of every row).
 
   Returns:
@@ -47,27 +48,24 @@ def full_softmax(
 
   @jax.checkpoint
   def add_chunk(total, scanned):
-    state_bcd, target_bc, weight_bc = scanned
-    logits_bcv = jnp.einsum("bcd,vd->bcv", state_bcd, item_vd)
-    logits_bcv = jnp.where(mask_v[None, None], logits_bcv, -jnp.inf)
-    # The label's logit from its gathered row: picking it out of logits that are
-    # spread over devices would move them.
-    label_bcd = item_vd.at[target_bc].get(
-      out_sharding=jax.typeof(state_bcd).sharding, mode="promise_in_bounds"
+    states_bcd, target_bc, weight_bc, at_day_bc = scanned
+    normalizer_bc = jax.nn.logsumexp(
+      head.logits(states_bcd, at_day_bc), axis=-1
     )
-    label_bc = jnp.sum(state_bcd * label_bcd, axis=-1)
-    nll_bc = jax.nn.logsumexp(logits_bcv, axis=-1) - label_bc
+    target_logit_bc = head.target_logits(states_bcd, target_bc, at_day_bc)
     # Padding has target 0: its loss is finite, and its weight is 0.
+    nll_bc = normalizer_bc - target_logit_bc
     return total + jnp.sum(nll_bc * weight_bc), None
 
   with jax.named_scope("loss"):
     states_btd = states_nd.reshape(
       (b, t, states_nd.shape[1]), out_sharding=mesh.spec("rows", None, None)
     )
+    columns = (states_btd, target_bt, weight_bt, at_day_bt)
     total, _ = jax.lax.scan(
       add_chunk,
       jnp.zeros((), jnp.float32),
-      (split(states_btd), split(target_bt), split(weight_bt)),
+      tuple(split(column) for column in columns),
     )
   return total, jnp.sum(weight_bt)
 

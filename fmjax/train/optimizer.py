@@ -12,11 +12,13 @@ _DECAYED_RANK = 2  # matrices and tables; norms and biases are not
 
 def make_schedule(config: OptimConfig, *, total_steps: int) -> optax.Schedule:
   """Learning rate of each step: linear warm-up, then cosine to the end."""
+  warmup = max(1, round(config.warmup * total_steps))
   return optax.warmup_cosine_decay_schedule(
     init_value=0.0,
     peak_value=config.learning_rate,
-    warmup_steps=max(1, round(config.warmup * total_steps)),
-    decay_steps=total_steps,
+    warmup_steps=warmup,
+    # Optax counts the warm-up in, and wants at least a step after it.
+    decay_steps=max(total_steps, warmup + 1),
     end_value=config.final_fraction * config.learning_rate,
   )
 

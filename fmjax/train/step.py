@@ -9,6 +9,7 @@ from flax import nnx
 
 from fmjax.config import FullSoftmax
 from fmjax.data.batch import Batch
+from fmjax.model import time
 from fmjax.model.recommender import Recommender
 from fmjax.train.loss import full_softmax
 from fmjax.train.state import TrainState
@@ -30,10 +31,10 @@ def loss(
     case FullSoftmax(chunk=chunk):
       return full_softmax(
         states_nd,
-        model.items.embed_all(),
-        mask_v=model.items.mask(),
+        model.item_head(),
         target_bt=batch.item_bt,
         weight_bt=batch.weight_bt,
+        at_day_bt=time.day(batch.time_bt),
         chunk=chunk,
       )
 
@@ -54,7 +55,7 @@ def make_step(
     def mean_loss(params):
       model = nnx.merge(definition, params, content)
       total, weight = loss(model, batch, objective=objective, dropout_key=key)
-      return total / jnp.maximum(weight, 1.0), (total, weight)
+      return total / jnp.where(weight > 0, weight, 1.0), (total, weight)
 
     (_, (total, weight)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
       params
@@ -65,6 +66,7 @@ def make_step(
     metrics = {
       "loss_total": total,
       "weight": weight,
+      "targets": jnp.sum(batch.weight_bt > 0),
       "grad_norm": optax.tree.norm(grads),
     }
     model = nnx.merge(definition, params, content)

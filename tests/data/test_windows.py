@@ -55,7 +55,7 @@ def random_events(seed: int = 0, users: int = 24, longest: int = 60):
           "registered": maybe(time - int(rng.integers(1_000))),
           "interests": [f"s{i}" for i in range(rng.integers(4))],
           "context": rng.normal(size=2).tolist(),
-          "reason": maybe(f"r{rng.integers(4)}"),
+          "cause": maybe(f"r{rng.integers(4)}"),
           "rating": maybe(float(rng.integers(1, 6))),
           "finished": maybe(time + int(rng.integers(1_000))),
           "tags": [f"t{i}" for i in range(rng.integers(4))],

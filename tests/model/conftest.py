@@ -1,5 +1,7 @@
 """A small world for the model: features of every kind, a batch, a mesh."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -126,8 +128,13 @@ def make_batch(spec, *, rows=ROWS, window=WINDOW, seed=0) -> Batch:
 
 
 @pytest.fixture
-def batch(spec) -> Batch:
-  return make_batch(spec)
+def batch_of(spec):
+  return functools.partial(make_batch, spec)
+
+
+@pytest.fixture
+def batch(batch_of) -> Batch:
+  return batch_of()
 
 
 @pytest.fixture(params=BLOCKS, ids=lambda b: type(b).__name__)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fmjax.config import IdOnly, ItemOnly, ModelConfig, NoTime, SumMixer
 from fmjax.data.batch import Batch
+from fmjax.model.heads import ItemHead
 from fmjax.model.recommender import Recommender
 from fmjax.model.time import calendar_terms
 from fmjax.train.loss import full_softmax
@@ -122,11 +123,9 @@ def test_every_feature_reaches_the_states(model, batch):
   assert np.any(base != encode(model, later))
 
 
-def test_packed_and_unpacked_windows_give_the_same_losses(model, spec):
-  from conftest import make_batch
-
+def test_packed_and_unpacked_windows_give_the_same_losses(model, batch_of):
   lengths = [3, 5, 2, 4, 1]
-  rows = make_batch(spec, rows=len(lengths), window=WINDOW, seed=3)
+  rows = batch_of(rows=len(lengths), seed=3)
   inside_bt = np.arange(WINDOW) < np.array(lengths)[:, None]
 
   def unpack(name, array):
@@ -282,16 +281,19 @@ def _loss_inputs(seed=0, b=4, t=12, v=30, d=8):
   rng = np.random.default_rng(seed)
   return {
     "states_nd": jnp.asarray(rng.normal(size=(b * t, d)), jnp.float32),
-    "item_vd": jnp.asarray(rng.normal(size=(v, d)), jnp.float32),
-    "mask_v": jnp.arange(v) > 0,
+    "head": ItemHead(
+      item_vd=jnp.asarray(rng.normal(size=(v, d)), jnp.float32),
+      mask_v=jnp.arange(v) > 0,
+    ),
+    "at_day_bt": jnp.zeros((b, t), jnp.int32),
     "target_bt": jnp.asarray(rng.integers(1, v, (b, t)), jnp.int32),
     "weight_bt": jnp.asarray(rng.random((b, t)) < 0.7, jnp.float32),
   }
 
 
-def _plain(states_nd, item_vd, mask_v, target_bt, weight_bt):
-  logits_nv = states_nd @ item_vd.T
-  logits_nv = jnp.where(mask_v[None], logits_nv, -jnp.inf)
+def _plain(states_nd, head, target_bt, weight_bt):
+  logits_nv = states_nd @ head.item_vd.T
+  logits_nv = jnp.where(head.mask_v[None], logits_nv, -jnp.inf)
   log_nv = jax.nn.log_softmax(logits_nv)
   target_n = target_bt.reshape(-1)
   picked_n = log_nv[jnp.arange(target_n.shape[0]), target_n]
@@ -301,19 +303,20 @@ def _plain(states_nd, item_vd, mask_v, target_bt, weight_bt):
 @pytest.mark.parametrize("chunk", [1, 7, 16, 48, 10_000])
 def test_the_chunked_softmax_equals_the_plain_one(chunk):
   inputs = _loss_inputs()
+  states_nd, head = inputs.pop("states_nd"), inputs.pop("head")
 
   def chunked(states_nd, item_vd):
-    rest = {
-      k: v for k, v in inputs.items() if k not in ("states_nd", "item_vd")
-    }
-    total, weight = full_softmax(states_nd, item_vd, **rest, chunk=chunk)
+    given = dataclasses.replace(head, item_vd=item_vd)
+    total, weight = full_softmax(states_nd, given, **inputs, chunk=chunk)
     assert weight == inputs["weight_bt"].sum()
     return total
 
   def plain(states_nd, item_vd):
-    return _plain(**{**inputs, "states_nd": states_nd, "item_vd": item_vd})
+    given = dataclasses.replace(head, item_vd=item_vd)
+    target_bt, weight_bt = inputs["target_bt"], inputs["weight_bt"]
+    return _plain(states_nd, given, target_bt, weight_bt)
 
-  both = inputs["states_nd"], inputs["item_vd"]
+  both = states_nd, head.item_vd
   got, got_grads = jax.value_and_grad(chunked, argnums=(0, 1))(*both)
   want, want_grads = jax.value_and_grad(plain, argnums=(0, 1))(*both)
   np.testing.assert_allclose(got, want, rtol=1e-5)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import jax
 import numpy as np
@@ -17,9 +18,13 @@ from fmjax.config import (
   ConfigError,
   DataConfig,
   Experiment,
+  IdOnly,
+  ItemOnly,
   ModelConfig,
   MovieTweetings,
+  NoTime,
   RunConfig,
+  SasrecBlock,
   Synthetic,
   override,
   to_dict,
@@ -39,23 +44,36 @@ BASE = Experiment(
     stride=16,
     rows=8,
   ),
-  model=ModelConfig(width=16),
+  # Little to compile: what is tested here is what happens around training.
+  model=ModelConfig(
+    width=16,
+    dropout=0.0,
+    features=ItemOnly(),
+    time=NoTime(),
+    mixer=IdOnly(),
+    block=SasrecBlock(),
+  ),
   run=RunConfig(steps=6, evaluate_every=3, checkpoint_every=3, log_every=1),
 )
-LADDER = ladder(BASE, (8, 16, 24, 32))
+LADDER = ladder(BASE, (8, 16, 32))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("FMJAX_CACHE", str(tmp_path_factory.mktemp("prepared")))
-    # Runs of the same shapes compile once.
-    compiled = str(tmp_path_factory.mktemp("compiled"))
-    patch.setenv("JAX_COMPILATION_CACHE_DIR", compiled)
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", compiled)
+    # Runs of the same shapes compile once, here and in other processes.
+    options = {
+      "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+      "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+      patch.setenv(name.upper(), str(value))
+      jax.config.update(name, value)
     yield
-    jax.config.update("jax_compilation_cache_dir", before)
+    for name, value in before.items():
+      jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +131,9 @@ def test_a_result_says_what_protocols_demand(swept):
   assert low < result["test"]["nll"] < high
   assert result["unique_tokens"] <= result["tokens"]
   assert result["flops"]["by_part"]["total"] == result["flops"]["model"]
-  # XLA counts the recomputed logits, too, and what is no matrix product.
+  # XLA counts what is no matrix product, too.
   ratio = result["flops"]["xla"] / result["flops"]["executed"]
-  assert 0.8 < ratio < 1.6
+  assert 0.8 < ratio < 2.5
 
 
 def test_baselines_are_ranked_once_for_the_sweep(swept):
@@ -170,7 +188,7 @@ def test_the_same_experiment_under_another_name_is_not_trained_again(swept):
 
 
 def test_a_killed_run_is_seen_and_resumed_where_it_stopped(tmp_path):
-  longer = override(BASE, {"run.steps": 400, "run.evaluate_every": 10})
+  longer = override(BASE, {"run.steps": 200, "run.evaluate_every": 50})
   longer = override(longer, {"run.checkpoint_every": 10})
   root = tmp_path / "killed"
   script = textwrap.dedent(
@@ -187,6 +205,7 @@ def test_a_killed_run_is_seen_and_resumed_where_it_stopped(tmp_path):
   )
   try:
     while child.poll() is None:
+      time.sleep(0.01)
       found = list(root.glob("long-*/metrics.jsonl"))
       if found and any(r["step"] >= 20 for r in read_metrics(found[0])):
         break
@@ -204,7 +223,7 @@ def test_a_killed_run_is_seen_and_resumed_where_it_stopped(tmp_path):
   steps = [
     r["step"] for r in read_metrics(run_dir / "metrics.jsonl") if "loss" in r
   ]
-  assert steps == list(range(1, 401))
+  assert steps == list(range(1, 201))
 
 
 def test_a_failed_run_is_marked_kept_and_retried_on_request(tmp_path):
@@ -340,6 +359,8 @@ def test_a_report_is_complete_and_repeatable(swept, tmp_path):
     content["compare"].keys()
   )
   assert all(low <= high for low, high in content["compare"].values())
+  # Without probabilities there is no likelihood, and the key says so.
+  assert content["baselines"]["popularity_all"]["nll"] is None
   assert content["figure"] == str(figure)
   for path in (figure, figure.with_suffix(".svg")):
     assert path.stat().st_size > 10_000

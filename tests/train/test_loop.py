@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fmjax import mesh
-from fmjax.config import override, to_dict
+from fmjax.config import ConfigError, override, to_dict
 from fmjax.eval.evaluate import ValidationEvaluator
 from fmjax.train.checkpoint import Checkpoints
 from fmjax.train.log import MetricsLog, read_metrics
@@ -169,7 +169,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(
   experiment, prepared, uninterrupted
 ):
   other = override(experiment, {"optim.learning_rate": 0.5})
-  with pytest.raises(ValueError, match="another optim configuration"):
+  with pytest.raises(ConfigError, match="another optim configuration"):
     train(other, prepared, uninterrupted)
 
 
