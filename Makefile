@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # No byte-compiling: half of the files that pip installs are never imported.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile \
   --disable-pip-version-check --constraint constraints.txt --editable
+# A worker a core; a file stays on one, so that what it prepares is made once.
+PARALLEL := --numprocesses auto --dist loadfile
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
@@ -22,18 +24,19 @@ quickstart: $(VENV)/installed ## Train a ladder on MovieTweetings, draw it
 	  --figure analysis/figures/quickstart.png
 
 test: $(VENV)/installed-dev ## The tests that fit in ten minutes
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" $(PARALLEL)
 
 test-all: $(VENV)/installed-dev ## Every test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 lint: $(VENV)/installed-dev ## Format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-figures: $(VENV)/installed ## Draw the figures from the committed results
+figures: $(VENV)/installed ## Draw figures and README tables from the committed results
 	$(BIN)/python -m analysis.plots
+	$(BIN)/python -m analysis.readme
 
 # The stamps: an edit of pyproject.toml or constraints.txt installs again.
 $(VENV)/created:

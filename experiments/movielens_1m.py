@@ -25,7 +25,7 @@ from fmjax.config import (
 )
 
 _EPOCH = 77  # steps: 987,531 training tokens in packed rows of 200, 64 a batch
-_EPOCHS = 40
+_EPOCHS = 24
 
 
 def experiments() -> dict[str, Experiment]:

@@ -14,7 +14,8 @@ import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol
 
 import tyro
@@ -75,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   except Exception as error:
     if "--debug" in flags:
       traceback.print_exc()
-    return _fail(_sentence(error), _exit_code(error, verb), as_json=as_json)
+    # A sweep with a failed run has rows to show all the same.
+    content = getattr(error, "content", {})
+    code = _exit_code(error, verb)
+    return _fail(_sentence(error), code, as_json=as_json, content=content)
   return 0
 
 
@@ -328,11 +332,17 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-  """The scaling figure, a Markdown table and JSON of finished runs.
+  r"""The scaling figure, a Markdown table and JSON of finished runs.
 
   For example:
     fmjax report runs/quickstart --out runs/quickstart
     fmjax report runs/a/d16-* runs/a/d64-* --out report --figure ladder.png
+    fmjax report runs/quickstart --out runs/quickstart \
+      --figure analysis/figures/quickstart.png --command "make quickstart" \
+      --result analysis/results/movietweetings/quickstart.json
+
+  Of a sweep's folder the runs of the experiment file count, as it was last
+  swept whole, with all their seeds.
   """
 
   places: Annotated[
@@ -343,13 +353,24 @@ class Report:
   """Folder for report.json, report.md, runs.parquet and evals.parquet."""
   figure: pathlib.Path | None = None
   """The PNG; an SVG goes beside it. Default: figure.png in the folder."""
+  result: pathlib.Path | None = None
+  """Also write the result to be committed: analysis/results/STUDY/NAME.json."""
+  command: str = ""
+  """What regenerates that result. Default: this command."""
 
   def run(self, terminal: Terminal) -> dict[str, Any]:
     from fmjax.cli import reporting
 
     if not self.places:
       raise ConfigError("fmjax report lacks RUNS...; see fmjax report --help")
-    return reporting.report(self.places, self.out, self.figure, terminal)
+    return reporting.report(
+      self.places,
+      self.out,
+      self.figure,
+      terminal,
+      result=self.result,
+      command=self.command,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -428,10 +449,17 @@ def _sentence(error: Exception) -> str:
   return f"{type(error).__name__}: {error}; --debug shows where"
 
 
-def _fail(sentence: str, code: int, *, as_json: bool) -> int:
+def _fail(
+  sentence: str,
+  code: int,
+  *,
+  as_json: bool,
+  content: Mapping[str, Any] = types.MappingProxyType({}),
+) -> int:
   print(f"error: {sentence}", file=sys.stderr, flush=True)
   if as_json:
-    print(json.dumps({"error": sentence, "exit_code": code}), flush=True)
+    told = {**content, "error": sentence, "exit_code": code}
+    print(json.dumps(_finite(told)), flush=True)
   return code
 
 

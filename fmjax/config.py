@@ -116,9 +116,9 @@ class TemporalSplit(_Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeaveLastOut(_Config):
-  """Each user's last token is test, the one before validation.
+  """Each user's last target is test, the one before validation.
 
-  Users with fewer than three tokens are in train only. For comparison with
+  Users with fewer than three targets are in train only. For comparison with
   published tables; it lets training see other users' later events.
   """
 

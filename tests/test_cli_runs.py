@@ -1,6 +1,7 @@
 """From an experiment file to a report, through the command line alone."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,8 +152,8 @@ def test_report_writes_table_figure_and_json(ask, project):
       "did you mean 'ndcg@10'?",
     ),
     (
-      ["compare", "runs/ladder/d16", "popularity_all", "--metric", "nll"],
-      "nll is not defined",
+      ["report", "runs/ladder", "--out", "out", "--command", "make it"],
+      "give --result PATH",
     ),
     (
       ["compare", "runs/ladder/d8", "runs/ladder/d16", "--targets", "all"],
@@ -172,6 +173,46 @@ def test_a_learning_rate_that_explodes_ends_with_4_and_is_marked(ask):
   assert "step" in told["error"]
   told = ask("sweep", *words, "--status")
   assert told["runs"][0]["state"] == "failed"
+  # A sweep with a failure tells of every run, and of the failure.
+  told = ask("sweep", *words, code=4)
+  assert [run["state"] for run in told["runs"]] == ["failed"]
+  assert told["runs"][0]["error"] in told["error"]
+
+
+def test_a_run_whose_data_have_changed_cannot_be_asked(ask, project):
+  words = ["--run.steps", "2", "--runs", "runs/changed"]
+  (run,) = ask("train", "ladder.py:d8", *words)["runs"]
+  path = project / run["run_dir"] / "result.json"
+  path.write_text(json.dumps({**run, "data_checksum": "other"}))
+  for command in (
+    ["evaluate", run["run_dir"]],
+    ["compare", run["run_dir"], "popularity_all"],
+  ):
+    told = ask(*command, code=3)
+    assert "was trained on data other, but they are now" in told["error"]
+
+
+def test_a_run_without_its_model_is_one_sentence(ask, project):
+  words = ["--run.steps", "2", "--run.seed", "9", "--runs", "runs/emptied"]
+  (run,) = ask("train", "ladder.py:d8", *words)["runs"]
+  shutil.rmtree(project / run["run_dir"] / "selected")
+  told = ask("evaluate", run["run_dir"], code=4)
+  assert "cannot be read" in told["error"]
+  assert "--debug" not in told["error"]
+
+
+def test_a_result_to_commit_says_how_it_is_regenerated(ask, project):
+  words = ["report", "runs/ladder", "--out", "out"]
+  place = "results/synthetic/ladder.json"
+  for extra, command in (
+    ([], "fmjax report runs/ladder --out out --result " + place),
+    (["--command", "make ladder"], "make ladder"),
+  ):
+    told = ask(*words, "--result", place, *extra)
+    result = json.loads((project / place).read_text())
+    assert result["command"] == command
+    assert result["rungs"] == told["rungs"]
+    assert result["figure"] == "out/figure.png"
 
 
 def test_sigterm_saves_and_exits_0(ask, project, tmp_path):

@@ -1,12 +1,14 @@
 """What the README tells a reader to type works."""
 
+import json
 import pathlib
 import re
 import shlex
 
 import pytest
 
-from fmjax.__main__ import VERBS, parse
+from analysis import readme
+from fmjax.__main__ import VERBS, main, parse
 from fmjax.cli.experiment_file import load
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -54,6 +56,32 @@ def test_the_readme_begins_with_the_quickstart():
 def test_a_link_of_the_readme_leads_somewhere(link: str):
   if not link.startswith("https://"):
     assert (ROOT / link).exists()
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_results():
+  assert readme.fill(README) == README
+
+
+def test_the_mapping_of_the_readme_prepares_a_log(tmp_path):
+  (block,) = re.findall(
+    r"^```toml\n(.*?)^```", README, re.MULTILINE | re.DOTALL
+  )
+  (tmp_path / "watch.toml").write_text(block)
+  rows = [
+    f"u{i % 7},f{i % 5},{1_600_000_000 + i},{('tv', 'phone')[i % 2]}"
+    for i in range(60)
+  ]
+  (tmp_path / "watch.csv").write_text(
+    "\n".join(["viewer,film,at,device", *rows])
+  )
+  command = [
+    "prepare", "table", "--raw", str(tmp_path / "watch.csv"),
+    "--mapping", str(tmp_path / "watch.toml"), "--out", str(tmp_path / "out"),
+  ]  # fmt: skip
+  assert main(command) == 0
+  manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+  assert manifest["counts"]["events_in"] == 60
+  assert "device" in manifest["encoding"]["features"]
 
 
 def test_every_path_that_the_readme_names_exists():

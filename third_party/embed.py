@@ -28,7 +28,7 @@ def embed(name: str, raw_path: pathlib.Path, folder: pathlib.Path) -> None:
   """Writes one log's tables and their checksums to `folder`."""
   reader = _READERS[name]
   connection = ibis.duckdb.connect()
-  files = raw.locate(raw_path, connection, publisher=reader.PUBLISHER)
+  files = raw.locate(raw_path, publisher=reader.PUBLISHER)
   folder.mkdir(parents=True, exist_ok=True)
   sums = []
   for stem, table in reader.tables(files, connection).items():

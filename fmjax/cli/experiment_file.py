@@ -27,11 +27,13 @@ class ExperimentFile:
     path: of the file.
     question: the first line of its docstring.
     experiments: by name; all of them, or the one that `FILE:NAME` chose.
+    whole: all of them.
   """
 
   path: pathlib.Path
   question: str
   experiments: dict[str, Experiment]
+  whole: bool
 
 
 def load(
@@ -61,7 +63,9 @@ def load(
       raise ConfigError(f"{path}:{name}: {error}") from None
     experiments[name] = changed
   question = (module.__doc__ or path.stem).strip().splitlines()[0]
-  return ExperimentFile(path=path, question=question, experiments=experiments)
+  return ExperimentFile(
+    path=path, question=question, experiments=experiments, whole=not colon
+  )
 
 
 def with_texts(

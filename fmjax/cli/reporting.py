@@ -1,10 +1,12 @@
 """A report, written to a folder and shown."""
 
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from fmjax.cli.terminal import Terminal
+from fmjax.config import ConfigError
 from fmjax.scaling import markdown
 from fmjax.scaling.report import report as write_report
 
@@ -14,23 +16,33 @@ def report(
   out: pathlib.Path,
   figure: pathlib.Path | None,
   terminal: Terminal,
+  *,
+  result: pathlib.Path | None = None,
+  command: str = "",
 ) -> dict[str, Any]:
   """The content of report.json; its table goes to the terminal."""
-  content = write_report(places, out, figure_path=figure)
+  if command and result is None:
+    raise ConfigError("--command is kept in a result: give --result PATH, too")
+  if not command:
+    words = ["fmjax", "report", *map(str, places), "--out", str(out)]
+    words += ["--figure", str(figure)] if figure else []
+    command = shlex.join([*words, "--result", str(result)])
+  content = write_report(
+    places, out, figure_path=figure, result_path=result, command=command
+  )
   head, _, *rows = [
     line.strip("| ").split(" | ")
     for line in markdown.table(content).splitlines()
   ]
   terminal.table(head, rows)
-  for metric, finding in content["findings"].items():
-    terminal.show(f"{metric.upper()}: {finding}")
-  for name, (low, high) in content["compare"].items():
-    terminal.show(
-      f"{content['best']} {name.removeprefix('best_').replace('_', ' ', 1)},"
-      f" {content['compare_metric']}:"
-      f" {content['compare_difference'][name]:+.4f} [{low:+.4f}, {high:+.4f}]"
-    )
+  for line in markdown.verdicts(content):
+    terminal.show(line)
   for note in content["notes"]:
     terminal.say(f"note: {note}")
-  terminal.say(f"written: {out / 'report.md'}, {content['figure']}")
+  written = [
+    out / "report.md",
+    content["figure"],
+    *([result] if result else []),
+  ]
+  terminal.say(f"written: {', '.join(map(str, written))}")
   return content

@@ -9,6 +9,7 @@ from fmjax import mesh
 from fmjax.cli.terminal import Terminal
 from fmjax.config import ConfigError, Experiment, from_dict
 from fmjax.data.prepare import ensure_prepared
+from fmjax.data.schema import DataError
 from fmjax.data.store import Prepared
 from fmjax.eval.baselines import baselines
 from fmjax.eval.compare import compare
@@ -17,8 +18,9 @@ from fmjax.eval.metrics import summary
 from fmjax.eval.ranked import Ranked, from_parquet
 from fmjax.eval.slices import slices
 from fmjax.eval.timeline import SplitName, Targets
+from fmjax.model.recommender import Recommender
 from fmjax.scaling.records import read_json
-from fmjax.train.loop import load_selected
+from fmjax.train.loop import RunError, load_selected
 
 _SHOWN = ("nll", "hr@10", "ndcg@10", "mrr", "coverage@10")
 
@@ -54,7 +56,7 @@ def evaluate_run(
   experiment, prepared = _open(run_dir)
   run = experiment.run
   with mesh.use(mesh.make_mesh(data=run.mesh_data, model=run.mesh_model)):
-    model, step = load_selected(experiment, prepared, run_dir)
+    model, step = _load(experiment, prepared, run_dir)
     ranked = evaluate(
       model, prepared, experiment.data, split=split, targets=targets
     )
@@ -154,8 +156,35 @@ def _is_run(path: pathlib.Path) -> bool:
 
 
 def _open(run_dir: pathlib.Path) -> tuple[Experiment, Prepared]:
+  """The experiment of a run and its data, if they are still the same.
+
+  Raises:
+    DataError: they are not: rows of users and items would mean others.
+  """
   experiment = from_dict(read_json(run_dir / "config.json"))
-  return experiment, ensure_prepared(experiment.data)
+  prepared = ensure_prepared(experiment.data)
+  facts = read_json(run_dir / "result.json") or read_json(
+    run_dir / "status.json"
+  )
+  trained_on = (facts or {}).get("data_checksum", prepared.checksum)
+  if trained_on != prepared.checksum:
+    raise DataError(
+      f"{run_dir} was trained on data {trained_on}, but they are now"
+      f" {prepared.checksum}: bring those data back, or train again"
+    )
+  return experiment, prepared
+
+
+def _load(
+  experiment: Experiment, prepared: Prepared, run_dir: pathlib.Path
+) -> tuple[Recommender, int]:
+  try:
+    return load_selected(experiment, prepared, run_dir)
+  except (OSError, ValueError, KeyError) as error:
+    said = " ".join(str(error).split())
+    raise RunError(
+      f"the model of {run_dir} cannot be read ({said}): train it again"
+    ) from error
 
 
 def _ranks_path(

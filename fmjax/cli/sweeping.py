@@ -13,6 +13,7 @@ from fmjax.data.prepare import ensure_prepared
 from fmjax.scaling import launch, records
 from fmjax.train.loop import RunError
 from fmjax.train.loop import train as train_loop
+from fmjax.train.stop import on_sigterm
 
 _PROFILED_STEPS = 10  # the first compiles
 
@@ -22,20 +23,37 @@ def root_of(file: ExperimentFile, runs: pathlib.Path | None) -> pathlib.Path:
   return runs or pathlib.Path("runs") / file.path.stem
 
 
+class SweepError(RunError):
+  """Some runs failed; `content` tells of all of them."""
+
+  def __init__(self, sentence: str, content: dict[str, Any]):
+    super().__init__(sentence)
+    self.content = content
+
+
 def train(
   file: ExperimentFile, root: pathlib.Path, terminal: Terminal
 ) -> dict[str, Any]:
   """Each experiment in turn; the first failure ends it."""
   done = []
-  for name, experiment in file.experiments.items():
-    run_dir = launch.execute(experiment, name=name, root=root)
-    state = launch.state_of(run_dir)
-    result = records.read_json(run_dir / "result.json") or {}
-    done.append({"run_dir": str(run_dir), "state": state, **result})
-    if state != "done":
-      terminal.show(f"{name}: {state}, continues when trained again: {run_dir}")
-      break
-    _tell(name, run_dir, result["test"], terminal)
+  with on_sigterm() as stop:
+    entries = launch.plan(file.experiments, root)
+    if file.whole:
+      launch.write_list(root, entries)
+    for entry in entries:
+      name, run_dir = entry.name, entry.run_dir
+      launch.execute(
+        entry.experiment, name=name, root=root, prepared=entry.prepared
+      )
+      state = launch.state_of(run_dir)
+      result = records.read_json(run_dir / "result.json") or {}
+      done.append({"run_dir": str(run_dir), "state": state, **result})
+      if state == "done":
+        _tell(name, run_dir, result["test"], terminal)
+      else:
+        terminal.show(f"{name}: {state}, the same command goes on: {run_dir}")
+      if stop.requested:
+        break
   return {"runs": done}
 
 
@@ -72,18 +90,24 @@ def sweep(
 ) -> dict[str, Any]:
   """Every experiment once; a failed one is marked and the sweep goes on."""
   rows = launch.sweep(
-    file.experiments, root, retry_failed=retry_failed, say=terminal.say
+    file.experiments,
+    root,
+    whole=file.whole,
+    retry_failed=retry_failed,
+    say=terminal.say,
   )
   for row in rows:
     if row.test:
       _tell(row.name, row.run_dir, row.test, terminal)
+  content = {"root": str(root), "runs": [row.to_dict() for row in rows]}
   failed = [row for row in rows if row.state == "failed"]
   if failed:
-    raise RunError(
+    raise SweepError(
       f"{len(failed)} of {len(rows)} runs failed, first {failed[0].name}:"
-      f" {failed[0].error}; --retry-failed tries again"
+      f" {failed[0].error}; --retry-failed tries again",
+      content,
     )
-  return {"root": str(root), "runs": [row.to_dict() for row in rows]}
+  return content
 
 
 def status(
@@ -91,15 +115,12 @@ def status(
 ) -> dict[str, Any]:
   """How each experiment stands; nothing is run."""
   rows = []
-  for name, experiment in file.experiments.items():
-    checksum = ensure_prepared(experiment.data).checksum
-    identity = launch.run_id(experiment, data_checksum=checksum)
-    # It may have run under another name.
-    run_dir = next(root.glob(f"*-{identity}"), root / f"{name}-{identity}")
+  for entry in launch.plan(file.experiments, root):
+    run_dir = entry.run_dir
     saved = records.read_json(run_dir / "status.json") or {}
     rows.append(
       {
-        "name": name,
+        "name": entry.name,
         "state": launch.state_of(run_dir),
         "step": saved.get("step"),
         "error": saved.get("error"),

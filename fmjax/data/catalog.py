@@ -101,6 +101,7 @@ def build(
     )
   else:
     _check_unique(items, schema, connection)
+    _check_described(items, seen, schema, connection)
     # The union of both sides: items in the log without a description, and
     # described items that nobody met.
     described = items.rename(described="item_id")
@@ -142,6 +143,22 @@ def _check_unique(items: ibis.Table, schema: Schema, connection: Any) -> None:
     raise DataError(
       f"item {found[0]['item_id']!r} is described {found[0]['rows']} times in"
       f" the items of {schema.source}; keep one row an item"
+    )
+
+
+def _check_described(
+  items: ibis.Table, seen: ibis.Table, schema: Schema, connection: Any
+) -> None:
+  """Some item of the events has a description, if there are descriptions."""
+  described = items.semi_join(seen, "item_id").limit(1)
+  if connection.to_pyarrow(described).num_rows:
+    return
+  for one in connection.to_pyarrow(items.limit(1)).to_pylist():
+    other = connection.to_pyarrow(seen.limit(1))["item_id"][0]
+    raise DataError(
+      f"the items of {schema.source} describe none of the items in its events"
+      f" (ids like {one['item_id']!r} and {str(other)!r}); check that both use"
+      " the same ids"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import ibis
 
 from fmjax.data import parse
-from fmjax.data.log import EVENT_COLUMNS, TIME_UNITS, Log, compute
+from fmjax.data.log import TIME_UNITS, Log, compute
 from fmjax.data.schema import DataError, Kind
 
 _EXACT_DUPLICATE = "exact duplicate"
@@ -25,6 +25,7 @@ _DAY_US = 86_400_000_000
 # No recommender log is older; a year near 1970 is a wrong unit.
 _EARLIEST = datetime.datetime(1990, 1, 1, tzinfo=datetime.UTC)
 _EARLIEST_US = int(_EARLIEST.timestamp()) * 1_000_000
+_LONGEST_MS = 36_500 * 86_400_000  # a century
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,7 @@ def _checked(log: Log, *, now_us: int) -> ibis.Table:
       "unparsable duration_ms",
     ),
     (duration < 0, "negative duration_ms"),
+    (duration > _LONGEST_MS, "implausible duration_ms"),
   ]
   for feature in log.schema.features:
     checks += parse.faults(events[feature.name], feature, log.time_unit)
@@ -111,10 +113,10 @@ def _copies(events: ibis.Table, log: Log) -> ibis.Table:
   contents = [name for name in events.columns if name not in ("row", "reason")]
   exact = _repeated(usable, contents)
   copies = exact.select("row", copy=ibis.literal(_EXACT_DUPLICATE))
-  declared = [*EVENT_COLUMNS, *(f.name for f in log.schema.features)]
-  if set(contents) - set(declared):
+  if log.logging:
     # One event, written twice: nothing that is used differs.
-    again = _repeated(usable.anti_join(exact, "row"), declared[1:])
+    told = [name for name in contents if name not in log.logging]
+    again = _repeated(usable.anti_join(exact, "row"), told)
     again = again.select("row", copy=ibis.literal(_LOGGED_AGAIN))
     copies = copies.union(again)
   return compute(copies, place=log.place)
@@ -138,10 +140,10 @@ def _repeated(events: ibis.Table, columns: list[str]) -> ibis.Table:
 def _typed(valid: ibis.Table, log: Log) -> ibis.Table:
   columns = {
     "row": valid.row.cast("int64"),
-    "user_id": valid.user_id.cast("string"),
-    "item_id": valid.item_id.cast("string"),
+    "user_id": parse.text(valid.user_id),
+    "item_id": parse.text(valid.item_id),
     "timestamp": parse.microseconds(valid.timestamp, log.time_unit),
-    "action": valid.action.cast("string"),
+    "action": parse.text(valid.action),
     "duration_ms": parse.number(valid.duration_ms).round().cast("int64"),
   }
   for feature in log.schema.features:
@@ -166,12 +168,19 @@ def _validate(
       f"{log.place} holds no events; check that it is the right file and that"
       " the download is complete"
     )
+  if log.published_events not in (0, cleaned.events_in):
+    raise DataError(
+      f"{log.place} holds {cleaned.events_in:,} events where"
+      f" {log.published_events:,} are published, so it is truncated or changed;"
+      " download it again"
+    )
   invalid = sum(
     count
     for reason, count in cleaned.rejected.items()
     if reason not in _DUPLICATES
   )
-  if invalid > max_rejects * cleaned.events_in:
+  all_invalid = invalid == cleaned.events_in  # whatever is tolerated
+  if all_invalid or invalid > max_rejects * cleaned.events_in:
     rejects = cleaned.rejects
     reason: Any = rejects.reason
     first = rejects.filter(reason.notin(_DUPLICATES))
@@ -209,6 +218,11 @@ def _complaint(row: dict[str, Any], log: Log, *, now_us: int) -> str:
     )
   if what == "negative":
     return f"{column} = {value} is negative; remove or repair it"
+  if what == "implausible":
+    return (
+      f"{column} = {value} is implausible (a time is from 1902 to 2037, a"
+      " duration at most a century); check its unit"
+    )
   if what == "wrong width of":
     width = next(f.width for f in log.schema.features if f.name == column)
     return f"{column} has {len(value)} values where {width} are declared"

@@ -40,6 +40,10 @@ class Log:
     time_unit: of `timestamp`, one of `TIME_UNITS`.
     files: what was read, for the checksum.
     place: names the events in an error, e.g. the file.
+    logging: further columns of `events` that tell of the logging alone: rows
+      that differ in nothing else are one event, logged again.
+    published_events: rows of the published log, if it is known; a log of fewer
+      or more is refused. 0: unknown.
   """
 
   schema: Schema
@@ -48,6 +52,8 @@ class Log:
   time_unit: str
   files: tuple[pathlib.Path, ...]
   place: str
+  logging: tuple[str, ...] = ()
+  published_events: int = 0
 
 
 def compute(table: ibis.Table, *, place: str) -> ibis.Table:

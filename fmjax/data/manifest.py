@@ -1,6 +1,7 @@
 """The manifest of a prepared directory, and the checksums in it."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fmjax.config import content_hash
+from fmjax.config import Granularity, Source, Split, content_hash, to_dict
 from fmjax.data.schema import DataError, Feature, Kind, Schema, When
 
 FORMAT_VERSION = 1
@@ -66,6 +67,48 @@ def file_entries(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
 def file_hash(file: pathlib.Path) -> str:
   with file.open("rb") as stream:
     return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def made_from(
+  source: Source | None,
+  files: tuple[pathlib.Path, ...],
+  granularity: Granularity,
+  split: Split,
+) -> dict[str, Any]:
+  """All that decides the content of a prepared directory."""
+  where = ("raw", "mapping")  # the files' content counts, not their place
+  described = to_dict(source) if source else {}
+  return {
+    "format_version": FORMAT_VERSION,
+    "code_hash": _code_hash(),
+    "source": {k: v for k, v in described.items() if k not in where},
+    "granularity": to_dict(granularity),
+    "split": to_dict(split),
+    # Pairs: two of the files may have one name.
+    "raw_files": [[file.name, _raw_hash(file)] for file in files],
+  }
+
+
+def _raw_hash(file: pathlib.Path) -> str:
+  status = file.stat()
+  return _hash_of(file.absolute(), status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _hash_of(file: pathlib.Path, size: int, changed_ns: int) -> str:
+  """A large log is hashed once a process, unless it changes."""
+  del size, changed_ns  # they are the key
+  return file_hash(file)
+
+
+def _code_hash() -> str:
+  """Of the sources that decide what is written."""
+  folder = pathlib.Path(__file__).parent
+  digest = hashlib.sha256()
+  for file in sorted(folder.rglob("*.py")):
+    digest.update(file.relative_to(folder).as_posix().encode())
+    digest.update(file.read_bytes())
+  return digest.hexdigest()[:12]
 
 
 def content_digest(

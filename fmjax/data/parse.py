@@ -18,6 +18,11 @@ _ISO = (
 # Largest magnitude up to which float64 holds every integer.
 _EXACT = 2**53
 
+# Of timestamp features and launch times: what int32 seconds hold, 1901 to 2038.
+# Beyond it the unit is wrong.
+EARLIEST_US = -(2**31) * 1_000_000
+LATEST_US = (2**31 - 1) * 1_000_000
+
 
 def is_missing(value: Any) -> Any:
   """Null, an empty text, or NaN."""
@@ -26,6 +31,20 @@ def is_missing(value: Any) -> Any:
   if value.type().is_floating():
     return value.isnull() | value.isnan()
   return value.isnull()
+
+
+def text(value: Any) -> Any:
+  """As text, null if NaN; floats that are integers have no ".0".
+
+  Pandas turns a column of integers into floats where one is missing.
+  """
+  if not value.type().is_floating():
+    return value.cast("string")
+  integer = (value == value.floor()) & (value.abs() <= _EXACT)
+  shown = integer.ifelse(
+    value.try_cast("int64").cast("string"), value.cast("string")
+  )
+  return value.isnan().ifelse(ibis.null("string"), shown)
 
 
 def number(value: Any) -> Any:
@@ -74,14 +93,15 @@ def typed(value: Any, feature: Feature, time_unit: str) -> Any:
   """A declared feature's value: text, float64, int64 microseconds or arrays."""
   match feature.kind:
     case Kind.CATEGORICAL:
-      return value.cast("string").nullif("")
+      return text(value).nullif("")
     case Kind.NUMERIC:
       return number(value)
     case Kind.TIMESTAMP:
       return microseconds(value, time_unit)
     case Kind.BAG:
       empty = ibis.literal([], type="array<string>")
-      return ibis.coalesce(value.cast("array<string>"), empty)
+      texts = value.map(text).filter(lambda one: one.notnull())
+      return ibis.coalesce(texts, empty)
     case Kind.VECTOR:
       return value.cast("array<float64>")
 
@@ -94,7 +114,13 @@ def faults(value: Any, feature: Feature, time_unit: str) -> list[Any]:
       return [(~is_missing(value) & number(value).isnull(), unparsable)]
     case Kind.TIMESTAMP:
       parsed = microseconds(value, time_unit)
-      return [(~is_missing(value) & parsed.isnull(), unparsable)]
+      return [
+        (~is_missing(value) & parsed.isnull(), unparsable),
+        (
+          (parsed < EARLIEST_US) | (parsed > LATEST_US),
+          f"implausible {feature.name}",
+        ),
+      ]
     case Kind.VECTOR:
       finite = value.filter(
         lambda x: x.notnull() & ~(x.isnan() | x.isinf())

@@ -22,13 +22,20 @@ from fmjax.config import (
   TemporalSplit,
 )
 from fmjax.data import catalog as catalog_lib
-from fmjax.data import store
+from fmjax.data import parse, store
 from fmjax.data.clean import clean
 from fmjax.data.encode import Encoding, code_texts, fit
 from fmjax.data.history import layout
 from fmjax.data.log import Log
 from fmjax.data.manifest import content_digest, file_entries, write_manifest
-from fmjax.data.schema import ACTION, DataError, Feature, Kind, Schema
+from fmjax.data.schema import (
+  ACTION,
+  DataError,
+  Feature,
+  Kind,
+  Schema,
+  check_names,
+)
 from fmjax.data.split import (
   PARTS,
   TEST,
@@ -47,17 +54,8 @@ Progress = Callable[[str, int], None]
 # Deferred column access; Ibis' own annotation refuses it as an argument.
 _: Any = ibis._
 
-# Columns of a token and of the catalog that a feature must not shadow.
-_TOKEN_COLUMNS = (
-  *("user", "user_id", "item", "item_id", "row", "timestamp", "split"),
-  *("start_us", "end_us", "target", "run", "seq", "begins", "reason"),
-)
-_CATALOG_COLUMNS = (
-  *("row", "item_id", "title", "launch_time", "launch_declared"),
-  *("first_seen", "train_count"),
-)
-
 _DAY_US = 86_400_000_000
+_RECENT_US = 631_152_000_000_000  # 1990-01-01
 _ROWS_AT_ONCE = 131_072
 _ROWS_PER_REPORT = 2**20
 
@@ -75,11 +73,12 @@ def run(
   """Writes a whole prepared directory into an empty folder."""
   schema = log.schema
   connection: Any = log.events.get_backend()
-  _check_names(schema)
+  for features in (schema.features, schema.metadata):
+    check_names(features, place=schema.source)
 
   cleaned = clean(log, max_rejects=max_rejects)
   rejects = sum(cleaned.rejected.values())
-  _check_logged(cleaned.events, schema.features, connection)
+  _check_values(cleaned.events, schema.features, connection)
   connection.to_parquet(cleaned.rejects.order_by("row"), folder / store.REJECTS)
   report("clean", cleaned.events_in - rejects)
 
@@ -96,7 +95,7 @@ def run(
   report("catalog", catalog.num_rows - 1)
 
   items = ibis.memtable(catalog)
-  _check_logged(items, schema.metadata, connection)
+  _check_values(items, schema.metadata, connection)
   features = fit(
     tokens.filter(_.split == TRAIN),
     schema.token_features,
@@ -178,35 +177,42 @@ def _tokens(
   return connection.create_table(name, tokens, temp=True), cuts
 
 
-def _check_names(schema: Schema) -> None:
-  for features, reserved in (
-    (schema.token_features, _TOKEN_COLUMNS),
-    (schema.metadata, _CATALOG_COLUMNS),
-  ):
-    taken = set(reserved)
-    taken |= {f"{f.name}_count" for f in features if f.kind == Kind.BAG}
-    for feature in features:
-      if feature.name in taken:
-        raise DataError(
-          f"{schema.source} declares a feature {feature.name!r}, a name that is"
-          " taken; rename it in the schema"
-        )
-      taken.add(feature.name)
-
-
-def _check_logged(
+def _check_values(
   rows: ibis.Table, features: tuple[Feature, ...], connection: Any
 ) -> None:
-  """A feature whose logarithm is taken must not be negative."""
+  """A logged feature must not be negative; times must be in their unit."""
   logged = [f.name for f in features if f.kind == Kind.NUMERIC and f.log]
-  if not logged:
+  times = [f.name for f in features if f.kind == Kind.TIMESTAMP]
+  if "launch_time" in rows.columns:
+    times.append("launch_time")
+  if not logged + times:
     return
-  lowest = rows.aggregate(**{name: _[name].min() for name in logged})
-  for name, value in connection.to_pyarrow(lowest).to_pylist()[0].items():
-    if value is not None and value < 0:
+  bounds = rows.aggregate(
+    [rows[name].min().name(f"least_{name}") for name in logged + times]
+    + [rows[name].max().name(f"most_{name}") for name in times]
+  )
+  bound = connection.to_pyarrow(bounds).to_pylist()[0]
+  for name in logged:
+    least = bound[f"least_{name}"]
+    if least is not None and least < 0:
       raise DataError(
-        f"{name!r} is declared log = true but {value} occurs, which has no"
+        f"{name!r} is declared log = true but {least} occurs, which has no"
         " logarithm; declare log = false"
+      )
+  for name in times:
+    least, most = bound[f"least_{name}"], bound[f"most_{name}"]
+    if least is None:
+      continue
+    for factor in (1_000, 1_000_000):
+      if least * factor >= _RECENT_US and most * factor <= parse.LATEST_US:
+        raise DataError(
+          f"every {name!r} lies in January 1970 and would be a date since 1990"
+          f" if it were {factor:,} times as late; check its unit"
+        )
+    if least < parse.EARLIEST_US or most > parse.LATEST_US:
+      raise DataError(
+        f"{name!r} reaches from {least} to {most} microseconds since 1970,"
+        " beyond the years 1902 to 2037; check its unit"
       )
 
 

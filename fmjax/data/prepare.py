@@ -1,13 +1,9 @@
 """From a data set's name to its prepared directory."""
 
-import contextlib
 import dataclasses
-import hashlib
 import os
 import pathlib
 from typing import Any
-
-import ibis
 
 from fmjax.config import (
   ConfigError,
@@ -24,14 +20,13 @@ from fmjax.config import (
   Table,
   content_hash,
   suggest,
-  to_dict,
+  validate_split,
 )
 from fmjax.data import pipeline
 from fmjax.data.log import Log
 from fmjax.data.manifest import (
-  FORMAT_VERSION,
   MANIFEST,
-  file_hash,
+  made_from,
   read_manifest,
   schema_to_dict,
 )
@@ -99,6 +94,25 @@ def read_source(source: Source, connection: Any) -> Log:
       return synthetic.read(source, connection)
 
 
+def source_files(source: Source) -> tuple[pathlib.Path, ...]:
+  """The files that the reader of a source would read; nothing is read."""
+  match source:
+    case MovieTweetings():
+      return movietweetings.files(source)
+    case KuaiRandPure():
+      return kuairand.files(source)
+    case MovieLens():
+      return movielens.files(source)
+    case MovieLensSasrec():
+      return movielens.sasrec_files(source)
+    case Globo():
+      return globo.files(source)
+    case Table():
+      return table.files(source)
+    case Synthetic():
+      return synthetic.files(source)
+
+
 def prepared_dir(data: DataConfig) -> pathlib.Path:
   """Where the prepared data of a configuration is kept, present or not.
 
@@ -107,12 +121,9 @@ def prepared_dir(data: DataConfig) -> pathlib.Path:
   """
   root = os.environ.get("FMJAX_CACHE")
   parent = pathlib.Path(root) if root else pathlib.Path("runs/prepared")
-  files: tuple[pathlib.Path, ...] = ()
-  if not isinstance(data.source, Synthetic):  # made of nothing but its numbers
-    connection = ibis.duckdb.connect()
-    with contextlib.closing(connection.con):
-      files = read_source(data.source, connection).files
-  choices = _choices(data.source, files, data.granularity, data.split)
+  with in_one_sentence(parent):
+    files = source_files(data.source)
+    choices = made_from(data.source, files, data.granularity, data.split)
   name = next(n for n, k in SOURCES.items() if isinstance(data.source, k))
   return parent / f"{name}-{content_hash(choices)}"
 
@@ -155,24 +166,32 @@ def prepare(
     progress: called with a stage and a count.
 
   Raises:
+    ConfigError: an option is out of its range.
     DataError: the log cannot be used, or `out` holds something else. Nothing is
       left behind.
   """
   out = pathlib.Path(out)
-  with (
-    in_one_sentence(out),
-    scratch_beside(out) as scratch,
-    engine(scratch, memory_limit) as connection,
-  ):
-    return prepare_log(
-      read_source(source, connection),
-      out,
-      source=source,
-      granularity=granularity,
-      split=split,
-      max_rejects=max_rejects,
-      progress=progress,
-    )
+  _validate(granularity, split, max_rejects)
+  with in_one_sentence(out):
+    files = source_files(source)
+    # Before the log is read, which may take long.
+    choices = made_from(source, files, granularity, split)
+    kept = _kept(out, choices, progress)
+    if kept:
+      return kept
+    with (
+      scratch_beside(out) as scratch,
+      engine(scratch, memory_limit) as connection,
+    ):
+      return prepare_log(
+        read_source(source, connection),
+        out,
+        source=source,
+        granularity=granularity,
+        split=split,
+        max_rejects=max_rejects,
+        progress=progress,
+      )
 
 
 def prepare_log(
@@ -187,14 +206,13 @@ def prepare_log(
 ) -> Prepared:
   """As `prepare`, for a log that is already on an engine's connection."""
   out = pathlib.Path(out)
-  report = progress or (lambda stage, count: None)
+  _validate(granularity, split, max_rejects)
   choices = {
-    **_choices(source, log.files, granularity, split),
+    **made_from(source, log.files, granularity, split),
     "schema": schema_to_dict(log.schema),
   }
-  if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    kept = _keep(out, choices)
-    report("already prepared", len(kept.index))
+  kept = _kept(out, choices, progress)
+  if kept:
     return kept
   with in_one_sentence(out), scratch_beside(out) as scratch:
     target = scratch / "prepared"
@@ -206,7 +224,7 @@ def prepare_log(
       granularity=granularity,
       split=split,
       max_rejects=max_rejects,
-      report=report,
+      report=progress or (lambda stage, count: None),
     )
     try:
       target.rename(out)
@@ -218,35 +236,24 @@ def prepare_log(
   return open_prepared(out)
 
 
-def _choices(
-  source: Source | None,
-  files: tuple[pathlib.Path, ...],
-  granularity: Granularity,
-  split: Split,
-) -> dict[str, Any]:
-  """All that decides the content of a prepared directory."""
-  if isinstance(source, Table) and source.mapping:
-    files = (*files, pathlib.Path(source.mapping))
-  where = ("raw", "mapping")  # the files' content counts, not their place
-  described = to_dict(source) if source else {}
-  return {
-    "format_version": FORMAT_VERSION,
-    "code_hash": _code_hash(),
-    "source": {k: v for k, v in described.items() if k not in where},
-    "granularity": to_dict(granularity),
-    "split": to_dict(split),
-    "raw_files": {file.name: file_hash(file) for file in files},
-  }
+def _validate(
+  granularity: Granularity, split: Split, max_rejects: float
+) -> None:
+  validate_split(granularity, split)
+  if not 0 <= max_rejects <= 1:
+    raise ConfigError(f"max_rejects={max_rejects} is not a share in [0, 1]")
 
 
-def _code_hash() -> str:
-  """Of the sources that decide what is written."""
-  folder = pathlib.Path(__file__).parent
-  digest = hashlib.sha256()
-  for file in sorted(folder.rglob("*.py")):
-    digest.update(file.relative_to(folder).as_posix().encode())
-    digest.update(file.read_bytes())
-  return digest.hexdigest()[:12]
+def _kept(
+  out: pathlib.Path, choices: dict[str, Any], progress: Progress | None
+) -> Prepared | None:
+  """What is there already; None if there is nothing."""
+  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    return None
+  kept = _keep(out, choices)
+  if progress:
+    progress("already prepared", len(kept.index))
+  return kept
 
 
 def _keep(out: pathlib.Path, choices: dict[str, Any]) -> Prepared:

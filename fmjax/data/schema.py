@@ -7,6 +7,8 @@ docs read it; nothing repeats it.
 
 import dataclasses
 import enum
+import re
+from collections.abc import Iterable
 
 
 class DataError(ValueError):
@@ -49,6 +51,46 @@ class Feature:
 ACTION = Feature(name="action", kind=Kind.BAG)
 DURATION = Feature(name="duration_ms", kind=Kind.NUMERIC, log=True)
 EVENT_COUNT = Feature(name="event_count", kind=Kind.NUMERIC, log=True)
+
+
+# Columns of events, tokens, catalog and batches, and words of Ibis: a feature
+# of such a name would shadow one. Names that begin with `_` or `published_` are
+# columns of a stage, too.
+_RESERVED = frozenset(
+  (
+    *("row", "user_id", "item_id", "timestamp", "action", "duration_ms"),
+    *("reason", "copy", "row_right", "published", "rows"),
+    *("user", "item", "split", "target", "run", "seq", "begins", "day"),
+    *("start_us", "end_us", "start_s", "event_count", "action_count"),
+    *("actions", "events", "first", "last", "seq_first", "seq_last"),
+    *("in_history", "from_end", "title", "launch_time", "launch_declared"),
+    *("first_seen", "train_count", "described", "item_id_right"),
+    *("self", "by", "having", "metrics", "exprs", "method"),
+  )
+)
+_NAME = re.compile(r"(?!published_)[a-z][a-z0-9_]*", re.IGNORECASE | re.ASCII)
+
+
+def check_names(features: Iterable["Feature"], *, place: str) -> None:
+  """Refuses names that are no identifiers, reserved, or given twice.
+
+  Upper and lower case are the same: they are to DuckDB.
+  """
+  features = tuple(features)
+  counts = {f"{f.name}_count".lower() for f in features if f.kind == Kind.BAG}
+  taken = _RESERVED | counts
+  for feature in features:
+    if not _NAME.fullmatch(feature.name):
+      raise DataError(
+        f"{place} declares a feature {feature.name!r}; a name is a letter, then"
+        " letters, digits and _, and does not begin with published_"
+      )
+    if feature.name.lower() in taken:
+      raise DataError(
+        f"{place} declares a feature {feature.name!r}, a name that is taken"
+        " (in any case); rename it"
+      )
+    taken = taken | {feature.name.lower()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ _: Any = ibis._
 TRAIN = "train"
 VALIDATION = "validation"
 TEST = "test"
-# Begins on one side of a cut and ends on the other: context for what follows,
-# a target in no part.
+# Begins on one side of a cut and ends on the other, or lies between the targets
+# that leave-last-out holds out: context for what follows, a target in no part.
 CROSSING = "crossing"
 PARTS = (TRAIN, VALIDATION, TEST, CROSSING)
 
@@ -86,20 +86,31 @@ def assign(tokens: ibis.Table, split: Split, cuts: Cuts | None) -> ibis.Table:
         )
       )
     case LeaveLastOut():
-      user = ibis.window(group_by="user_id")
-      from_end = ibis.window(
-        group_by="user_id",
-        order_by=[ibis.desc("start_us"), ibis.desc("row")],
-      )
-      ranked = tokens.mutate(
-        from_end=ibis.row_number().over(from_end),
-        in_history=_.count().over(user),
-      )
-      return ranked.mutate(
-        split=ibis.cases(
-          (_.in_history < 3, TRAIN),
-          (_.from_end == 0, TEST),
-          (_.from_end == 1, VALIDATION),
-          else_=TRAIN,
-        )
-      ).drop("from_end", "in_history")
+      return _leave_last_out(tokens)
+
+
+def _leave_last_out(tokens: ibis.Table) -> ibis.Table:
+  """The last *target* is test, the one before it validation.
+
+  Other tokens after the validation target are context of the test at most:
+  those between the two cross, those after the test target end the history.
+  """
+  user = ibis.window(group_by="user_id")
+  to_end = ibis.cumulative_window(
+    group_by="user_id", order_by=[ibis.desc("start_us"), ibis.desc("row")]
+  )
+  is_target: Any = tokens.target.cast("int64")
+  ranked: Any = tokens.mutate(
+    in_history=is_target.sum().over(user),
+    from_end=is_target.sum().over(to_end),  # targets from here on
+  )
+  return ranked.mutate(
+    split=ibis.cases(
+      (_.in_history < 3, TRAIN),
+      (_.from_end == 0, TEST),
+      (_.target & (_.from_end == 1), TEST),
+      (_.from_end == 1, CROSSING),
+      (_.target & (_.from_end == 2), VALIDATION),
+      else_=TRAIN,
+    )
+  ).drop("from_end", "in_history")

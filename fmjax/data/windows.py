@@ -32,7 +32,7 @@ def training_batches(
 ) -> grain.MapDataset[Batch]:
   """Endless: element t is this process's share of the rows of step t."""
   stream = RowStream(
-    prepared.index.train_end,
+    _training_lengths(prepared),
     window=window,
     stride=stride,
     rows=rows,
@@ -120,7 +120,7 @@ class EpochFacts:
 def epoch_facts(
   prepared: Prepared, *, window: int, stride: int, seed: int, epoch: int = 0
 ) -> EpochFacts:
-  lengths = prepared.index.train_end
+  lengths = _training_lengths(prepared)
   stream = RowStream(lengths, window=window, stride=stride, rows=1, seed=seed)
   packed = stream.epoch(epoch)
   return EpochFacts(
@@ -130,6 +130,15 @@ def epoch_facts(
     filled=int(packed.windows.length.sum()),
     tokens=tokens_per_epoch(prepared),
   )
+
+
+def _training_lengths(prepared: Prepared) -> np.ndarray:
+  """Training tokens of each user, up to the last who has any.
+
+  Users follow their first token, so those first seen after the cut are last:
+  without them, nothing after the cut changes what is drawn before it.
+  """
+  return np.trim_zeros(prepared.index.train_end, "b")
 
 
 def tokens_per_epoch(prepared: Prepared) -> int:

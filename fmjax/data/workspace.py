@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -38,9 +39,17 @@ def scratch_beside(out: pathlib.Path) -> Iterator[pathlib.Path]:
         parent.rmdir()
 
 
+# A number other than zero and its unit.
+_SIZE = re.compile(r"(?=.*[1-9])\d+(\.\d+)? ?[KMGT]i?B", re.IGNORECASE)
+
+
 @contextlib.contextmanager
 def engine(scratch: pathlib.Path, memory_limit: str) -> Iterator[Any]:
   """DuckDB on a file, so that tables may be larger than memory."""
+  if not _SIZE.fullmatch(memory_limit):
+    raise ConfigError(
+      f"memory_limit={memory_limit!r} is no size; give it as in '2GB'"
+    )
   try:
     connection = ibis.duckdb.connect(
       scratch / "engine.duckdb",
@@ -60,7 +69,7 @@ def engine(scratch: pathlib.Path, memory_limit: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def in_one_sentence(out: pathlib.Path) -> Iterator[None]:
-  """A full disk or a short memory, for whoever ran the command."""
+  """A full disk, a short memory or a locked file, for who ran the command."""
   try:
     yield
   except (OSError, RuntimeError, duckdb.Error) as error:
@@ -74,6 +83,11 @@ def in_one_sentence(out: pathlib.Path) -> Iterator[None]:
     if isinstance(error, duckdb.OutOfMemoryException):
       raise DataError(
         f"the engine ran out of memory ({text}); raise --memory-limit"
+      ) from None
+    if isinstance(error, PermissionError):
+      raise DataError(
+        f"{error.filename} may not be opened (permission denied); change its"
+        " permissions"
       ) from None
     raise
 

@@ -1,11 +1,18 @@
 """What must be beaten: popularity, and what followed the last item.
 
-A baseline orders the whole catalog and has no probabilities, so its nll is
-undefined (`Ranked.nll`). Filter and ties are the model's: seen items are left
-out unless the data repeats by nature, ties count against it.
+A baseline orders the whole catalog by counts, and smooths the same counts to
+probabilities for its nll. Filter and ties are the model's: seen items are left
+out of the ranking unless the data repeats by nature, ties count against it; the
+nll is over the whole catalog.
+
+Popularity is smoothed by one: p(item) = (count + 1) / (total + items).
+Co-occurrence is interpolated with it (Witten and Bell, 1991): with n followers
+of the last item, T of them distinct, p(item) = (count + T·p_popularity(item)) /
+(n + T). Nothing is tuned, and an item that nothing followed has popularity's.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,9 +26,21 @@ _SECONDS_PER_DAY = 86_400
 _MICROSECONDS_PER_DAY = 86_400_000_000
 _QUERIES_AT_ONCE = 8_192  # bounds the seen items that are held
 
-# A query's scores of all catalog rows depend on one number: its day, its last
-# item, or nothing. Row 0 is no candidate, whatever its score.
-Scorer = Callable[[int], np.ndarray]
+
+class Scores(NamedTuple):
+  """Of all catalog rows; row 0 is no candidate, whatever its score.
+
+  Attributes:
+    score_v: what they are ordered by.
+    probability_v: sums to 1, 0 for row 0.
+  """
+
+  score_v: np.ndarray
+  probability_v: np.ndarray
+
+
+# A query's scores depend on one number: its day, its last item, or nothing.
+Scorer = Callable[[int], Scores]
 
 
 def baselines(
@@ -53,7 +72,7 @@ def baselines(
   nothing = np.zeros(len(queries), np.int64)
 
   def answer(key: np.ndarray, scorer: Scorer) -> Ranked:
-    rank, top10_nk = rank_all(
+    rank, top10_nk, nll = rank_all(
       queries, key, scorer, log=None if prepared.schema.repeats else log
     )
     return Ranked(
@@ -62,7 +81,7 @@ def baselines(
       item=queries.item,
       time_s=queries.time_s,
       rank=rank,
-      nll=np.full(len(queries), np.nan, np.float32),
+      nll=nll,
       train_count=prepared.catalog.train_count_v[queries.item].astype(np.int32),
       top10_nk=top10_nk,
       catalog_items=items - 1,
@@ -72,17 +91,20 @@ def baselines(
       data_checksum=prepared.checksum,
     )
 
-  result = {"popularity_all": answer(nothing, lambda _: popularity_v)}
+  whole = by_count(popularity_v)
+  result = {"popularity_all": answer(nothing, lambda _: whole)}
   if prepared.schema.timed:
     count = day_counter(prepared, items=items)
     day = queries.time_s // _SECONDS_PER_DAY
-    result["popularity_all_rolling"] = answer(day, lambda d: count(None, d))
+    result["popularity_all_rolling"] = answer(
+      day, lambda d: by_count(count(None, d))
+    )
     frozen = cut_day(prepared, split)
     for days in WINDOWS_DAYS:
       name = f"popularity_{days}d"
 
-      def recent(day: int, days: int = days) -> np.ndarray:
-        return count(day - days, day)
+      def recent(day: int, days: int = days) -> Scores:
+        return by_count(count(day - days, day))
 
       result[f"{name}_rolling"] = answer(day, recent)
       if frozen is not None:
@@ -93,9 +115,16 @@ def baselines(
   return {**result, "cooccurrence": answer(last, follows)}
 
 
+def by_count(count_v: np.ndarray) -> Scores:
+  """Order and add-one-smoothed probabilities of counted rows."""
+  smoothed_v = count_v + 1.0
+  smoothed_v[0] = 0
+  return Scores(count_v, smoothed_v / smoothed_v.sum())
+
+
 def rank_all(
   queries: Queries, key: np.ndarray, scorer: Scorer, *, log: Timeline | None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Ranks every query by `scorer(its key)`; queries of one key share a sort.
 
   Args:
@@ -105,16 +134,18 @@ def rank_all(
     log: whose seen items are filtered; None filters none.
 
   Returns:
-    rank, int32 [n], and top10_nk, int32.
+    rank, int32 [n]; top10_nk, int32; nll, float32 [n], over the whole catalog.
   """
   rank = np.zeros(len(queries), np.int32)
+  nll = np.zeros(len(queries), np.float32)
   top_nk = np.zeros((len(queries), TOP), np.int32)
   by_key = np.argsort(key, kind="stable")
   values, starts = np.unique(key[by_key], return_index=True)
   for value, members in zip(
     values, np.split(by_key, starts[1:]) if len(key) else [], strict=True
   ):
-    score_v = scorer(int(value))
+    score_v, probability_v = scorer(int(value))
+    nll[members] = -np.log(probability_v[queries.item[members]])
     ordered = Ordered(score_v)
     for begin in range(0, len(members), _QUERIES_AT_ONCE):
       some = members[begin : begin + _QUERIES_AT_ONCE]
@@ -126,7 +157,7 @@ def rank_all(
         seen_query=np.repeat(np.arange(len(some)), count),
         seen_item=item,
       )
-  return rank, top_nk
+  return rank, top_nk, nll
 
 
 class Ordered:
@@ -185,7 +216,7 @@ def follower_counter(
   """Last item of each query's history (0 if none), and scores given that item.
 
   A score is the number of training targets that came right after the item;
-  popularity decides where it is equal.
+  popularity decides where it is equal, and fills in the probabilities.
   """
   place = log.offset[queries.user] + queries.history_length
   none = queries.history_length == 0
@@ -198,12 +229,18 @@ def follower_counter(
   pair = log.item[second - 1].astype(np.int64) * items + log.item[second]
   pair, count = np.unique(pair, return_counts=True)
   above_popularity = int(popularity_v.max(initial=0)) + 1
+  prior_v = by_count(popularity_v).probability_v
 
-  def score(item: int) -> np.ndarray:
+  def score(item: int) -> Scores:
     start, end = np.searchsorted(pair, [item * items, (item + 1) * items])
+    follower, times = pair[start:end] % items, count[start:end]
+    if not len(follower):
+      return Scores(popularity_v, prior_v)
     score_v = popularity_v.astype(np.int64)
-    score_v[pair[start:end] % items] += count[start:end] * above_popularity
-    return score_v
+    score_v[follower] += times * above_popularity
+    probability_v = len(follower) * prior_v
+    probability_v[follower] += times
+    return Scores(score_v, probability_v / (len(follower) + times.sum()))
 
   return last, score
 

@@ -12,7 +12,7 @@ from fmjax.config import DataConfig
 from fmjax.data.batch import Batch
 from fmjax.data.store import Prepared
 from fmjax.data.windows import batch_iterator, evaluation_batches
-from fmjax.eval.metrics import means
+from fmjax.eval.metrics import MetricError, means
 from fmjax.eval.rank import candidates, rank, target_score
 from fmjax.eval.ranked import TOP, Ranked
 from fmjax.eval.timeline import SplitName, Targets, timeline
@@ -191,11 +191,11 @@ class ValidationEvaluator:
 
   def __call__(self, model: Model, step: int) -> dict[str, float]:
     """Metrics without intervals, as "validation/ndcg@10" and so on."""
-    del step
-    return {
-      f"{self.name}/{metric}": value
-      for metric, value in means(self._ask(model)).items()
-    }
+    try:
+      measured = means(self._ask(model))
+    except MetricError as error:
+      raise MetricError(f"at step {step}, {error}") from None
+    return {f"{self.name}/{metric}": v for metric, v in measured.items()}
 
 
 def _queries(model: Model, batch: Batch) -> dict[str, np.ndarray]:

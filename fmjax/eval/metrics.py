@@ -18,6 +18,11 @@ COVERAGE = f"coverage@{TOP}"
 
 DRAWS = 1_000  # bootstrap resamples
 PERCENTILES = (2.5, 97.5)  # a 95 % interval
+_NORMAL_95 = 1.96  # standard errors
+
+
+class MetricError(ValueError):
+  """Answers that cannot be measured; one sentence says why."""
 
 
 def query_values(ranked: Ranked, metric: str) -> np.ndarray:
@@ -31,10 +36,13 @@ def query_values(ranked: Ranked, metric: str) -> np.ndarray:
   rank = ranked.rank.astype(np.float64)
   match name:
     case "nll" if not cutoff:
-      if np.isnan(ranked.nll).any():
-        raise ConfigError(
-          "nll is not defined here: popularity and co-occurrence rank items"
-          " without probabilities; use ndcg@10"
+      bad = np.flatnonzero(~np.isfinite(ranked.nll))
+      if len(bad):
+        raise MetricError(
+          f"nll is {ranked.nll[bad[0]]} for {len(bad):,} of"
+          f" {len(ranked.nll):,} {ranked.split} targets, first item"
+          f" {ranked.item[bad[0]]}: the scores of the model are not finite;"
+          " lower optim.learning_rate"
         )
       return ranked.nll.astype(np.float64)
     case "mrr" if not cutoff:
@@ -50,6 +58,30 @@ def coverage(ranked: Ranked) -> float:
   """Share of the catalog that is in someone's top 10."""
   shown = np.unique(ranked.top10_nk)
   return float((shown > 0).sum() / ranked.catalog_items)
+
+
+def coverage_interval(ranked: Ranked) -> list[float]:
+  """95 % interval of `coverage` over users, by the delete-one jackknife.
+
+  A bootstrap resample has fewer distinct users and so always covers less than
+  the sample it comes from: its percentiles may even miss the value. Leaving one
+  user out loses exactly the items that nobody else is shown, so the jackknife's
+  variance is a closed form; by Efron and Stein (1981) it errs on the wide side.
+  """
+  _, dense = np.unique(ranked.user, return_inverse=True)
+  users = dense.max(initial=-1) + 1
+  owner, item = np.nonzero(ranked.top10_nk)
+  rows = int(ranked.top10_nk.max(initial=0)) + 1
+  shown = dense[owner].astype(np.int64) * rows + ranked.top10_nk[owner, item]
+  user, item = np.divmod(np.unique(shown), rows)
+  alone = np.bincount(item, minlength=rows)[item] == 1
+  lost = np.bincount(user[alone], minlength=users) / ranked.catalog_items
+  error = np.sqrt((users - 1) * lost.var()) if users else 0.0
+  value = coverage(ranked)
+  return [
+    float(max(value - _NORMAL_95 * error, 0)),
+    float(min(value + _NORMAL_95 * error, 1)),
+  ]
 
 
 def by_user(user: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -100,16 +132,13 @@ def intervals(
 
 
 def means(ranked: Ranked) -> dict[str, float]:
-  """Every metric without its interval; nothing if there is no query.
-
-  nll is left out where it is not defined (see `Ranked.nll`).
-  """
+  """Every metric without its interval; nothing if there is no query."""
   queries = len(ranked.rank)
   if not queries:
     return {}
   result = {
     metric: float(query_values(ranked, metric).sum() / queries)
-    for metric in _defined(ranked)
+    for metric in MEANS
   }
   return {**result, COVERAGE: coverage(ranked)}
 
@@ -117,26 +146,17 @@ def means(ranked: Ranked) -> dict[str, float]:
 def summary(
   ranked: Ranked, *, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, float | int | list[float]]:
-  """Metrics, each mean with its 95 % interval over users as `<metric>_ci`.
-
-  Coverage has none: a resample has fewer distinct users, so it always covers
-  less than the sample it comes from.
-  """
+  """Metrics, each with its 95 % interval over users as `<metric>_ci`."""
   result: dict[str, float | int | list[float]] = {**means(ranked)}
   if result:
     weight = by_user(ranked.user, np.ones(len(ranked.user)))
     totals = {
       metric: by_user(ranked.user, query_values(ranked, metric))
-      for metric in _defined(ranked)
+      for metric in MEANS
     }
     ends = intervals(totals, weight, draws=draws, seed=seed)
+    ends[COVERAGE] = coverage_interval(ranked)
     result |= {f"{metric}_ci": end for metric, end in ends.items()}
   result["queries"] = len(ranked.rank)
   result["users"] = len(np.unique(ranked.user))
   return result
-
-
-def _defined(ranked: Ranked) -> tuple[str, ...]:
-  if np.isnan(ranked.nll).any():
-    return tuple(metric for metric in MEANS if metric != "nll")
-  return MEANS

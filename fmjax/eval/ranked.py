@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -29,8 +30,7 @@ class Ranked:
     item: int32, catalog row of the target.
     time_s: int32, request time, seconds since 1970 UTC.
     rank: int32, 1-based, ties against us.
-    nll: float32, nats, over the whole catalog; NaN if there is no probability
-      (popularity and co-occurrence only rank).
+    nll: float32, nats, over the whole catalog, seen items included.
     train_count: int32, training tokens of the target.
     top10_nk: int32, best candidates first; 0 where there is none.
     catalog_items: candidates before seen items are filtered.
@@ -75,7 +75,11 @@ class Ranked:
     table = pa.table(columns).replace_schema_metadata(
       {_PROTOCOL: json.dumps(self.protocol).encode()}
     )
-    pq.write_table(table, path)
+    # Whole or not at all: a kill leaves the old file.
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(table, partial)
+    os.replace(partial, path)
 
 
 _PROTOCOL_FIELDS = (

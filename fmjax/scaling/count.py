@@ -24,11 +24,7 @@ from fmjax.config import (
 )
 from fmjax.data.schema import DataSpec, Encoded, Kind, When
 from fmjax.model import features, items, time
-
-# What a number and a timestamp are to a field embedder: value and "is known";
-# sines and cosines of four harmonics and "is known".
-_NUMERIC_WIDTH = 2
-_TIMESTAMP_WIDTH = 9
+from fmjax.model.block import feed_forward_width
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +129,7 @@ def parameters(
 
   match model.block:
     case GatedBlock() as block:
-      f = feed_forward_width(block, width=d)
+      f = feed_forward_width(block, d)
       # Queries, keys, values, output and gate; three matrices and a gate; two
       # norms of a scale.
       layer = 5 * d * d + 3 * d * f + d * d + 2 * d
@@ -188,7 +184,7 @@ def step_flops(
   for _ in range(model.layers):
     match model.block:
       case GatedBlock() as block:
-        f = feed_forward_width(block, width=d)
+        f = feed_forward_width(block, d)
         projections, hidden = 5 * d * d, 3 * d * f + d * d
       case SasrecBlock():
         projections, hidden = 4 * d * d, 2 * d * d
@@ -206,11 +202,6 @@ def step_flops(
 def six_nd(parameters: Parameters, *, tokens: int) -> int:
   """6·N·D with the backbone's N: the count most published laws are drawn on."""
   return 6 * parameters.backbone * tokens
-
-
-def feed_forward_width(block: GatedBlock, *, width: int) -> int:
-  """f: the configured multiple of the width, rounded up to a multiple of 8."""
-  return -(-int(block.feed_forward * width) // 8) * 8
 
 
 def _metadata(model: ModelConfig, spec: DataSpec) -> tuple[Encoded, ...]:
@@ -249,15 +240,4 @@ def _tables(fields: tuple[Encoded, ...]) -> int:
 
 def _width(fields: tuple[Encoded, ...]) -> int:
   """Of the fields side by side, before the projection."""
-  total = 0
-  for field in fields:
-    match field.feature.kind:
-      case Kind.CATEGORICAL | Kind.BAG:
-        total += features.FIELD_WIDTH
-      case Kind.NUMERIC:
-        total += _NUMERIC_WIDTH
-      case Kind.TIMESTAMP:
-        total += _TIMESTAMP_WIDTH
-      case Kind.VECTOR:
-        total += field.size
-  return total
+  return sum(features.field_width(field) for field in fields)

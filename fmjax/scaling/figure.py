@@ -31,7 +31,8 @@ _TITLES = {
   "ndcg@10": "Test NDCG@10, gain over {}",
 }
 _STRIP = 0.34  # height of a strip for far baselines, in those of the panel
-_LABEL_GAP = 0.075  # between two labels, in heights of the panel
+_LABEL_GAP = 0.075  # between two labels, in heights of the figure
+_TOP, _BOTTOM = 0.79, 0.19  # of the panels
 _DPI = 160
 
 
@@ -63,25 +64,35 @@ def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
     "svg.hashsalt": "fmjax",  # the same content gives the same bytes
   }
   with matplotlib.rc_context(style):
-    figure = Figure(figsize=(11, 4.9))
+    figure = Figure(figsize=(13, 5.4))
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
       1,
       len(metrics),
-      left=0.065,
-      right=0.83,
-      bottom=0.14,
-      top=0.83,
-      wspace=0.2,
+      left=0.055,
+      right=0.855,
+      bottom=_BOTTOM,
+      top=_TOP,
+      wspace=0.56,  # room for the labels of baselines
     )
     for column, metric in enumerate(metrics):
-      _panel(figure, grid[column], content, metric)
+      main = _panel(figure, grid[column], content, metric)
+      if not column:  # one legend explains all panels
+        figure.legend(
+          *main.get_legend_handles_labels(),
+          loc="lower center",
+          ncols=4,
+          fontsize=9.5,
+          frameon=False,
+          labelcolor=_INK,
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=_DPI)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
-def _panel(figure, cell, content: Mapping[str, Any], metric: str) -> None:
+def _panel(figure, cell, content: Mapping[str, Any], metric: str):
+  """Draws a metric; returns the axes of its rungs."""
   law = content["fit"][metric]
   x_n = np.array([r["params"]["backbone"] for r in content["rungs"]], float)
   gain_n = 100 * np.array(law["improvement"])
@@ -105,11 +116,11 @@ def _panel(figure, cell, content: Mapping[str, Any], metric: str) -> None:
   axes = [figure.add_subplot(inner[row]) for row in range(len(heights))]
   main = axes[1 if far["high"] else 0]
   near = {n: v for n, v in lines.items() if n not in far["high"] | far["low"]}
-  strips = []
+  parts = [(main, near)]
   if far["high"]:
-    strips.append((axes[0], far["high"]))
+    parts.append((axes[0], far["high"]))
   if far["low"]:
-    strips.append((axes[-1], far["low"]))
+    parts.append((axes[-1], far["low"]))
 
   margin = (x_n.max() / x_n.min()) ** 0.06 if len(x_n) > 1 else 2.0
   for axis in axes:
@@ -127,9 +138,9 @@ def _panel(figure, cell, content: Mapping[str, Any], metric: str) -> None:
   main.set_ylim(shown.min() - pad, shown.max() + 1.6 * pad)
   _curve(main, law)
   _points(main, content, x_n, gain_n, ends_n2)
-  _baselines(main, near)
-  for axis, values in strips:
-    _strip(axis, values, over=axis is axes[0])
+  for axis, values in parts[1:]:
+    _strip(axis, values)
+  _baselines(parts)
   for above, below in itertools.pairwise(axes):
     _break(above, below)
   for axis in axes[:-1]:
@@ -139,7 +150,8 @@ def _panel(figure, cell, content: Mapping[str, Any], metric: str) -> None:
     axes[-1].set_xticks(x_n)
   axes[-1].xaxis.set_major_formatter(lambda value, _: _short(value))
   axes[-1].set_xlabel("backbone parameters (item tables not counted)")
-  _titles(axes[0], content, metric, last=main)
+  _titles(figure, axes[0].get_position().x0, content, metric)
+  return main
 
 
 def _baseline_gains(
@@ -192,8 +204,8 @@ def _points(axis, content, x_n, gain_n, ends_n2) -> None:
     zorder=3,
     label="rung, 95 % over users",
   )
-  for number, (rung, x, gain) in enumerate(
-    zip(content["rungs"], x_n, gain_n, strict=True)
+  for rung, x, gain, (_, high) in zip(
+    content["rungs"], x_n, gain_n, ends_n2, strict=True
   ):
     best = rung["name"] == content["best"]
     if best:
@@ -210,35 +222,44 @@ def _points(axis, content, x_n, gain_n, ends_n2) -> None:
       )
     axis.annotate(
       rung["name"],
-      (x, gain),
-      # The first clear of the axis, the others of the curve and the labels.
-      xytext=(9, -13) if number == 0 else (-8, 8),
-      ha="left" if number == 0 else "right",
+      (x, max(high, gain)),
+      # Clear of the point, where it has no bar.
+      xytext=(0, (5 if high > gain else 9)),
+      ha="center",
       textcoords="offset points",
       fontsize=9.5,
       color=_INK,
       weight="bold" if best else "normal",
+      zorder=2.5,  # under the points
+      # Readable on lines and the band.
+      bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8},
     )
 
 
-def _baselines(axis, values: Mapping[str, float]) -> None:
-  """Lines with labels right of the panel, moved apart where they collide."""
-  if not values:
-    return
-  low, high = axis.get_ylim()
-  names = sorted(values, key=lambda name: values[name])
-  wanted = [(values[name] - low) / (high - low) for name in names]
-  for name, place in zip(names, spread_out(wanted, _gap(axis)), strict=True):
+def _baselines(parts: Sequence[tuple[Any, Mapping[str, float]]]) -> None:
+  """Lines with labels right of the panel, moved apart where they collide.
+
+  Args:
+    parts: axes of the panel, each with the baselines that lie in it.
+  """
+  wanted = []
+  for axis, values in parts:
+    low, high = axis.get_ylim()
+    box = axis.get_position()
+    for name, value in values.items():
+      place = box.y0 + box.height * (value - low) / (high - low)
+      wanted.append((place, name, axis, value))
+  wanted.sort(key=lambda each: each[:2])
+  places = spread_out([place for place, *_ in wanted], _LABEL_GAP)
+  for (_, name, axis, value), place in zip(wanted, places, strict=True):
     label, color, dashes = _LINES[name]
-    axis.axhline(
-      values[name], color=color, linestyle=dashes, linewidth=1.5, zorder=2
-    )
+    axis.axhline(value, color=color, linestyle=dashes, linewidth=1.5, zorder=2)
     axis.annotate(
-      f"{label}\n{_percent(round(values[name]))}",
-      xy=(1, values[name]),
+      f"{label}\n{_percent(round(value, 1 if abs(value) < 10 else None))}",
+      xy=(1, value),
       xycoords=("axes fraction", "data"),
-      xytext=(1.04, place),
-      textcoords="axes fraction",
+      xytext=(axis.get_position().x1 + 0.012, place),
+      textcoords="figure fraction",
       fontsize=9,
       color=color,
       va="center",
@@ -248,16 +269,12 @@ def _baselines(axis, values: Mapping[str, float]) -> None:
     )
 
 
-def _strip(axis, values: Mapping[str, float], *, over: bool) -> None:
+def _strip(axis, values: Mapping[str, float]) -> None:
+  """Labels tell the values, so that it needs no ticks."""
   low, high = min(values.values()), max(values.values())
   pad = 0.6 * max(high - low, 0.06 * abs(high) + 1)
   axis.set_ylim(low - pad, high + pad)
-  ticks = sorted({round(low), round(high)})
-  if len(ticks) > 1 and (ticks[1] - ticks[0]) < 0.4 * (high - low + 2 * pad):
-    ticks = ticks[:1]
-  axis.set_yticks(ticks)
-  axis.grid(False, axis="y")
-  _baselines(axis, values)
+  axis.set_yticks([])
 
 
 def _break(above, below) -> None:
@@ -274,12 +291,6 @@ def _break(above, below) -> None:
   }
   above.plot([0], [0], transform=above.transAxes, **mark)
   below.plot([0], [1], transform=below.transAxes, **mark)
-
-
-def _gap(axis) -> float:
-  """Between labels, in heights of this axis (a strip is lower)."""
-  height = axis.get_position().height
-  return _LABEL_GAP * 0.69 / max(height, 1e-3)
 
 
 def spread_out(wanted: Sequence[float], gap: float) -> list[float]:
@@ -300,17 +311,16 @@ def spread_out(wanted: Sequence[float], gap: float) -> list[float]:
   return [start + gap * number for number, start in enumerate(flat)]
 
 
-def _titles(axis, content: Mapping[str, Any], metric: str, *, last) -> None:
+def _titles(figure, x: float, content: Mapping[str, Any], metric: str) -> None:
   smallest = content["rungs"][0]["name"]
-  axis.annotate(
+  figure.text(
+    x,
+    0.97,
     _TITLES[metric].format(smallest),
-    xy=(0, 1),
-    xycoords="axes fraction",
-    xytext=(0, 34),
-    textcoords="offset points",
     fontsize=12.5,
     color=_INK,
     weight="bold",
+    va="top",
   )
   sentence = content["findings"][metric]
   # An interval stays on one line.
@@ -319,20 +329,9 @@ def _titles(axis, content: Mapping[str, Any], metric: str, *, last) -> None:
   law = content["fit"][metric]
   if "band" in law and not law["good"]:
     finding += "\nThe fit is not to be relied on (dashed)."
-  axis.annotate(
-    finding,
-    xy=(0, 1),
-    xycoords="axes fraction",
-    xytext=(0, 30),
-    textcoords="offset points",
-    fontsize=9.5,
-    color=_PALE,
-    va="top",
-    linespacing=1.15,
+  figure.text(
+    x, 0.915, finding, fontsize=9.5, color=_PALE, va="top", linespacing=1.15
   )
-  if metric == next(iter(_TITLES)):
-    # One legend explains both panels.
-    last.legend(loc="best", fontsize=9, frameon=False, labelcolor=_INK)
 
 
 def _wrap(text: str, width: int) -> str:

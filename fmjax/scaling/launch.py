@@ -8,6 +8,9 @@ model, so launching twice runs nothing twice. A directory holds
   test.parquet  the rank of every test query
   and what train/ writes: config.json, metrics.jsonl, checkpoints.
 
+Beside them, `sweep.json` lists the runs of the file that was last swept whole:
+what a report of the folder is on.
+
 A run that is "running" while nobody holds its lock was killed; it is resumed.
 """
 
@@ -16,54 +19,47 @@ import dataclasses
 import fcntl
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from fmjax.config import (
   ConfigError,
   Experiment,
   content_hash,
-  to_dict,
+  identity,
   validate,
 )
 from fmjax.data.prepare import ensure_prepared
+from fmjax.data.schema import DataError
 from fmjax.data.store import Prepared
 from fmjax.eval.evaluate import ValidationEvaluator
 from fmjax.scaling import records
 from fmjax.scaling.measure import baselines_of, is_current, measure
-from fmjax.train.loop import RunError, train
+from fmjax.train.loop import train
+from fmjax.train.stop import Stop, on_sigterm
+
+_LOCK_ATTEMPTS, _LOCK_PAUSE_S = 3, 0.05
 
 State = Literal["new", "running", "killed", "interrupted", "failed", "done"]
 Say = Callable[[str], None]
 
 
 def run_id(experiment: Experiment, *, data_checksum: str) -> str:
-  """Of everything that determines the trained model and its selection.
-
-  The mesh and paths do not; the content of a log counts, not where it lies.
-  """
-  tree = to_dict(experiment)
-  source = tree["data"]["source"]
-  for place in ("raw", "mapping"):
-    source.pop(place, None)
-  run = experiment.run
+  """Of everything that determines the trained model and its selection."""
   return content_hash(
     {
-      **{part: tree[part] for part in ("data", "model", "objective", "optim")},
-      "seed": run.seed,
-      "steps": run.steps,
-      "evaluate_every": run.evaluate_every,
+      **identity(experiment),
       "data_checksum": data_checksum,
       "code_hash": records.code_hash(),
     }
   )
 
 
-def directory(root: pathlib.Path, name: str, identity: str) -> pathlib.Path:
+def directory(root: pathlib.Path, name: str, run: str) -> pathlib.Path:
   """Of this run, also if it once ran under another name; present or not."""
-  for path in sorted(root.glob(f"*-{identity}")):
+  for path in sorted(root.glob(f"*-{run}")):
     return path
-  return root / f"{name}-{identity}"
+  return root / f"{name}-{run}"
 
 
 def state_of(run_dir: pathlib.Path) -> State:
@@ -73,9 +69,56 @@ def state_of(run_dir: pathlib.Path) -> State:
     return "new"
   if status["state"] != "running":
     return status["state"]
-  with contextlib.suppress(_Locked), _lock(run_dir):
-    return "killed"
-  return "running"
+  return "running" if _is_locked(run_dir) else "killed"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+  """An experiment of a file, its data, and the directory of its run."""
+
+  name: str
+  experiment: Experiment
+  prepared: Prepared
+  run_dir: pathlib.Path
+
+
+def plan(
+  experiments: Mapping[str, Experiment], root: pathlib.Path
+) -> list[Entry]:
+  """Where each experiment runs; prepares data that are not prepared yet."""
+  for experiment in experiments.values():
+    validate(experiment)  # all of them, before hours of work on the first
+  opened: dict[Any, Prepared] = {}
+  entries = []
+  for name, experiment in experiments.items():
+    data = experiment.data
+    key = (data.source, data.granularity, data.split)
+    if key not in opened:
+      opened[key] = ensure_prepared(data)
+    prepared = opened[key]
+    run = run_id(experiment, data_checksum=prepared.checksum)
+    entries.append(
+      Entry(
+        name=name,
+        experiment=experiment,
+        prepared=prepared,
+        run_dir=directory(root, name, run),
+      )
+    )
+  return entries
+
+
+def write_list(root: pathlib.Path, entries: Sequence[Entry]) -> None:
+  """`sweep.json`: of all runs under `root`, those of the file as it is now."""
+  path, listed = root / "sweep.json", [entry.run_dir.name for entry in entries]
+  if read_list(root) != listed:
+    records.write_json(path, {"runs": listed})
+
+
+def read_list(root: pathlib.Path) -> list[str] | None:
+  """Names of the directories in `sweep.json`; None where nothing was swept."""
+  saved = records.read_json(root / "sweep.json")
+  return None if saved is None else saved["runs"]
 
 
 def execute(
@@ -89,26 +132,24 @@ def execute(
 
   Returns:
     The run's directory; `state_of` tells "done" or, after SIGTERM,
-    "interrupted".
+    "interrupted" (or "new", if nothing was begun).
 
   Raises:
     RunError: training failed, now.
-    ConfigError: another process is working on this run.
+    BusyError: another process is working on this run.
   """
   validate(experiment)
-  if prepared is None:
-    prepared = ensure_prepared(experiment.data)
-  identity = run_id(experiment, data_checksum=prepared.checksum)
-  run_dir = directory(root, name, identity)
-  run_dir.mkdir(parents=True, exist_ok=True)
-  try:
+  with on_sigterm() as stop:
+    if prepared is None:
+      prepared = ensure_prepared(experiment.data)
+    run = run_id(experiment, data_checksum=prepared.checksum)
+    run_dir = directory(root, name, run)
+    if stop.requested:
+      return run_dir
+    run_dir.mkdir(parents=True, exist_ok=True)
     with _lock(run_dir):
-      _execute(experiment, prepared, run_dir, name=name, identity=identity)
-  except _Locked:
-    raise ConfigError(
-      f"another process is working on {run_dir}; wait for it to end"
-    ) from None
-  return run_dir
+      _execute(experiment, prepared, run_dir, name=name, run=run, stop=stop)
+    return run_dir
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,65 +180,78 @@ def sweep(
   experiments: Mapping[str, Experiment],
   root: pathlib.Path,
   *,
+  whole: bool = False,
   retry_failed: bool = False,
   say: Say = lambda _: None,
 ) -> list[Row]:
   """Every experiment once, one after the other; what is finished is kept.
 
   A failed run is marked and the sweep goes on; it stays marked until
-  `retry_failed`. The baselines of each data set are ranked once. After SIGTERM
-  the experiments not begun are skipped.
+  `retry_failed`. A run that another process is working on is skipped. The
+  baselines of each data set are ranked once. After SIGTERM the experiments not
+  begun are skipped.
 
   Args:
     experiments: by name.
     root: runs go to `<root>/<name>-<run id>`.
+    whole: they are all of a file's: a report of `root` is on their runs.
     retry_failed: train failed runs again, from their last checkpoint.
     say: told one line about each experiment.
   """
-  for experiment in experiments.values():
-    validate(experiment)  # all of them, before hours of work on the first
-  opened: dict[Any, Prepared] = {}
-  rows: list[Row] = []
-  stopped = False
-  for name, experiment in experiments.items():
-    data = experiment.data
-    key = (data.source, data.granularity, data.split)
-    if key not in opened:
-      opened[key] = ensure_prepared(data)
-      baselines_of(opened[key], root=root)
-    prepared = opened[key]
-    identity = run_id(experiment, data_checksum=prepared.checksum)
-    run_dir = directory(root, name, identity)
-    before, error = state_of(run_dir), None
-    if stopped or (before == "failed" and not retry_failed):
-      action = "kept" if before in ("failed", "done") else "skipped"
-      error = (records.read_json(run_dir / "status.json") or {}).get("error")
-    else:
-      action = _ACTIONS[before]
-      if before == "done" and not is_current(run_dir):
-        action = "evaluated"
-      say(f"{name}: {action}, {run_dir}")
-      try:
-        execute(experiment, name=name, root=root, prepared=prepared)
-      except (RunError, MemoryError, RuntimeError, ValueError) as failure:
-        if isinstance(failure, ConfigError):
-          raise
-        error = _sentence(failure)
-        say(f"{name}: failed: {error}")
-    state = state_of(run_dir)
-    stopped = stopped or (action != "skipped" and state == "interrupted")
-    result = records.read_json(run_dir / "result.json") or {}
-    rows.append(
-      Row(
-        name=name,
-        run_dir=run_dir,
-        state=state,
-        action=action,
-        error=error,
-        test=result.get("test"),
+  with on_sigterm() as stop:
+    entries = plan(experiments, root)
+    if whole:
+      write_list(root, entries)
+    for prepared in {e.prepared.checksum: e.prepared for e in entries}.values():
+      if not stop.requested:
+        baselines_of(prepared, root=root)
+    return [
+      _sweep_one(entry, root, retry_failed=retry_failed, stop=stop, say=say)
+      for entry in entries
+    ]
+
+
+def _sweep_one(
+  entry: Entry,
+  root: pathlib.Path,
+  *,
+  retry_failed: bool,
+  stop: Stop,
+  say: Say,
+) -> Row:
+  run_dir, before = entry.run_dir, state_of(entry.run_dir)
+  action, error = _ACTIONS[before], None
+  if before == "done" and not is_current(run_dir):
+    action = "evaluated"
+  if before == "failed" and not retry_failed:
+    action = "kept"
+    error = (records.read_json(run_dir / "status.json") or {}).get("error")
+  elif stop.requested and action != "kept":
+    action = "skipped"
+  elif action not in ("kept", "skipped"):
+    say(f"{entry.name}: {action}, {run_dir}")
+    try:
+      execute(
+        entry.experiment, name=entry.name, root=root, prepared=entry.prepared
       )
-    )
-  return rows
+    except BusyError:
+      action = "skipped"
+    except (ConfigError, DataError):
+      raise
+    except Exception as failure:
+      error = _sentence(failure)
+      say(f"{entry.name}: failed: {error}")
+  if action == "skipped" and state_of(run_dir) == "running":
+    say(f"{entry.name}: skipped, another process is working on {run_dir}")
+  result = records.read_json(run_dir / "result.json") or {}
+  return Row(
+    name=entry.name,
+    run_dir=run_dir,
+    state="failed" if error else state_of(run_dir),
+    action=action,
+    error=error,
+    test=result.get("test"),
+  )
 
 
 _ACTIONS = {
@@ -216,18 +270,21 @@ def _execute(
   run_dir: pathlib.Path,
   *,
   name: str,
-  identity: str,
+  run: str,
+  stop: Stop,
 ) -> None:
   status_path = run_dir / "status.json"
   old = records.read_json(status_path) or {}
   if old.get("state") == "done" and is_current(run_dir):
     return
-  began, spent_s = time.monotonic(), old.get("wall_s", 0.0)
+  about = {
+    "name": name,
+    "run_id": run,
+    "data_checksum": prepared.checksum,
+  }
 
-  def mark(state: str, **facts: Any) -> None:
-    wall_s = spent_s + time.monotonic() - began
-    status = {"state": state, "name": name, "run_id": identity}
-    records.write_json(status_path, {**status, "wall_s": wall_s, **facts})
+  def mark(state: State, **facts: Any) -> None:
+    records.write_json(status_path, {"state": state, **about, **facts})
 
   mark("running")
   try:
@@ -244,14 +301,13 @@ def _execute(
       ],
       name=name,
     )
-    if outcome.state == "interrupted":
+    if outcome.state == "interrupted" or stop.requested:
       mark("interrupted", step=outcome.step)
       return
     result = measure(experiment, prepared, run_dir, outcome)
-    wall_s = spent_s + time.monotonic() - began
     records.write_json(
       run_dir / "result.json",
-      {"name": name, "run_id": identity, **result, "wall_s": wall_s},
+      {"name": name, "run_id": run, **result, "wall_s": outcome.wall_s},
     )
     mark("done", step=outcome.step)
   except KeyboardInterrupt:
@@ -262,19 +318,37 @@ def _execute(
     raise
 
 
-class _Locked(Exception):
-  """Someone else holds the lock."""
+class BusyError(ConfigError):
+  """Another process is working on a run."""
 
 
 @contextlib.contextmanager
 def _lock(run_dir: pathlib.Path) -> Iterator[None]:
   """Held while a process works on a run; the system lifts it if that dies."""
-  with (run_dir / ".lock").open("w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise _Locked from None
+  with (run_dir / ".lock").open("a") as file:
+    for attempt in range(_LOCK_ATTEMPTS):
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        break
+      except BlockingIOError:
+        if attempt == _LOCK_ATTEMPTS - 1:
+          raise BusyError(
+            f"another process is working on {run_dir}; wait for it to end"
+          ) from None
+      time.sleep(_LOCK_PAUSE_S)  # someone who only looks is gone by then
     yield
+
+
+def _is_locked(run_dir: pathlib.Path) -> bool:
+  """Looks, and leaves no trace: a folder that one may only read will do."""
+  try:
+    with (run_dir / ".lock").open() as file:
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except FileNotFoundError:
+    return False
+  except BlockingIOError:
+    return True
+  return False
 
 
 def _sentence(error: BaseException) -> str:

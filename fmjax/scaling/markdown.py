@@ -73,6 +73,21 @@ def table(content: Mapping[str, Any]) -> str:
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def verdicts(content: Mapping[str, Any]) -> list[str]:
+  """What a report says in a terminal, below its table."""
+  lines = [
+    f"{metric.upper()}: {finding}"
+    for metric, finding in content["findings"].items()
+  ]
+  best, metric = content["best"], content["compare_metric"]
+  for name, (low, high) in content["compare"].items():
+    lines.append(
+      f"{best} {name.removeprefix('best_').replace('_', ' ', 1)}, {metric}:"
+      f" {content['compare_difference'][name]:+.4f} [{low:+.4f}, {high:+.4f}]"
+    )
+  return lines
+
+
 def _metrics(test: Mapping[str, Any]) -> list[str]:
   cells = []
   for metric, (_, digits) in _METRICS.items():
@@ -144,7 +159,8 @@ def _protocol(content: Mapping[str, Any]) -> str:
     " run's step was selected on validation NDCG@10, and so was the best rung"
     " (bold). Intervals: 95 %, bootstrap over users; differences are paired."
     " Laws: 90 %. FLOPs: matrix products of training, forward and backward."
-    " Baselines rank without probabilities and have no NLL. Data"
+    " NLL of baselines: counts plus one; co-occurrence interpolated with"
+    " popularity (Witten and Bell). Data"
     f" {facts['data_checksum']}, code {facts['code_hash']},"
     f" {facts['device']}."
   )

@@ -18,7 +18,13 @@ from fmjax.scaling.traced import xla_flops
 from fmjax.train.log import read_metrics
 from fmjax.train.loop import Outcome, load_selected
 
-_EVALUATION_SOURCES = ("data", "eval")
+# What answers to queries depend on, beside the model.
+_ANSWERS = ("data", "eval")
+# What else is in a result.
+_RESULTS = (
+  *_ANSWERS,
+  *(f"scaling/{n}.py" for n in ("abstract", "count", "measure", "traced")),
+)
 
 
 def measure(
@@ -49,7 +55,7 @@ def measure(
     "config": to_dict(experiment),
     "seed": run.seed,
     "code_hash": records.code_hash(),
-    "eval_hash": records.code_hash(_EVALUATION_SOURCES),
+    "eval_hash": records.code_hash(_RESULTS),
     "data_checksum": prepared.checksum,
     "versions": records.versions(),
     "device": records.device(),
@@ -75,14 +81,14 @@ def measure(
 def is_current(run_dir: pathlib.Path) -> bool:
   """The run was evaluated by the sources that are here now."""
   result = records.read_json(run_dir / "result.json") or {}
-  current = records.code_hash(_EVALUATION_SOURCES)
+  current = records.code_hash(_RESULTS)
   present = (run_dir / "test.parquet").is_file()
   return present and result.get("eval_hash") == current
 
 
 def baseline_dir(data_checksum: str, *, root: pathlib.Path) -> pathlib.Path:
   """Where the baselines of a data set are kept, present or not."""
-  code = records.code_hash(_EVALUATION_SOURCES)
+  code = records.code_hash(_ANSWERS)
   key = content_hash({"data_checksum": data_checksum, "code_hash": code})
   return root / "baselines" / key
 
@@ -111,12 +117,12 @@ def read_baselines(folder: pathlib.Path) -> dict[str, Ranked]:
 
 
 def _curve(run_dir: pathlib.Path) -> list[dict[str, float]]:
-  """Validation metrics of each evaluated step."""
+  """Tokens and validation metrics of each evaluated step."""
   return [
     {
       name.removeprefix("validation/"): value
       for name, value in record.items()
-      if name == "step" or name.startswith("validation/")
+      if name in ("step", "tokens") or name.startswith("validation/")
     }
     for record in read_metrics(run_dir / "metrics.jsonl")
     if any(name.startswith("validation/") for name in record)

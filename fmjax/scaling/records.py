@@ -105,12 +105,17 @@ def finite(tree: Any) -> Any:
 
 
 @functools.cache  # what was imported is what runs, whatever is edited since
-def code_hash(folders: tuple[str, ...] = ("data", "model", "train")) -> str:
-  """Of the sources of fmjax in `folders`, by relative path and content."""
+def code_hash(parts: tuple[str, ...] = ("data", "model", "train")) -> str:
+  """Of the sources of fmjax in `parts`, by relative path and content.
+
+  Args:
+    parts: folders or single modules, such as "scaling/count.py".
+  """
   package = pathlib.Path(fmjax.__file__).parent
   digest = hashlib.sha256()
-  for folder in folders:
-    for path in sorted((package / folder).rglob("*.py")):
+  for part in parts:
+    place = package / part
+    for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
       digest.update(f"{path.relative_to(package).as_posix()}\0".encode())
       digest.update(path.read_bytes() + b"\0")
   return digest.hexdigest()[:12]
@@ -137,13 +142,8 @@ def device() -> str:
 
 def config_hash(tree: Mapping[str, Any]) -> str:
   """Of a configuration without its seed: runs that differ by luck alone."""
-  run = {key: v for key, v in tree["run"].items() if key in ("steps",)}
-  return config_lib.content_hash(
-    {**{part: tree[part] for part in _HASHED}, "run": run}
-  )
-
-
-_HASHED = ("data", "model", "objective", "optim")
+  same = config_lib.identity(config_lib.from_dict(dict(tree)))
+  return config_lib.content_hash({**same, "seed": None})
 
 
 def runs_table(run_dirs: Iterable[pathlib.Path]) -> pa.Table:
@@ -198,7 +198,7 @@ def evals_table(run_dirs: Iterable[pathlib.Path]) -> pa.Table:
         if name.startswith("validation/")
       }
       place = {"run_id": run_id, "step": record["step"], "slice": "all"}
-      place["tokens"] = tokens.get(record["step"])
+      place["tokens"] = record.get("tokens")
       rows += _values({**place, "split": "validation"}, values)
     result = read_json(run_dir / "result.json")
     if result is None:
@@ -277,6 +277,8 @@ def problems(runs: pa.Table, evals: pa.Table) -> list[str]:
     )
     if row["run_id"] not in seen:
       found.append(f"{place}: no such run in runs.parquet")
+    if row["tokens"] is None:
+      found.append(f"{place}: nobody knows after how many tokens")
     value = row["value"]
     if value is None or not np.isfinite(value):
       found.append(f"{place} is {value}")

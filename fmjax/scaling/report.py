@@ -1,6 +1,7 @@
 """Finished runs as a table, a JSON file and the scaling figure."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -59,6 +60,8 @@ def report(
   out: pathlib.Path,
   *,
   figure_path: pathlib.Path | None = None,
+  result_path: pathlib.Path | None = None,
+  command: str = "",
 ) -> dict[str, Any]:
   """Writes `report.json`, `report.md`, the figure and the records.
 
@@ -66,14 +69,17 @@ def report(
     places: run directories, or folders of them (a sweep's root).
     out: where to.
     figure_path: of the PNG, an SVG goes beside it; `out`/figure.png if None.
+    result_path: also write the result to be committed there.
+    command: regenerates that result.
 
   Returns:
     The content of `report.json`.
   """
   run_dirs, notes = find_runs(places)
   rungs = read_rungs(run_dirs)
-  root = run_dirs[0].parent
-  baseline_dir = _baseline_dir(rungs[0], root)
+  if not all(map(_is_run, places)):
+    _refuse_mixture(rungs, places)
+  baseline_dir = _baseline_dir(rungs[0], run_dirs[0].parent)
   content = analyze(
     rungs,
     baselines=measure.read_baselines(baseline_dir),
@@ -86,40 +92,35 @@ def report(
   records.write_tables(run_dirs, out)
   records.write_json(out / "report.json", content)
   (out / "report.md").write_text(markdown.render(content, out=out))
+  if result_path is not None:
+    _commit(result_path, rungs, content, command=command)
   return records.finite(content)
 
 
-def commit(
-  places: Sequence[pathlib.Path], path: pathlib.Path, *, command: str
+def _commit(
+  path: pathlib.Path,
+  rungs: Sequence[Rung],
+  content: dict[str, Any],
+  *,
+  command: str,
 ) -> None:
-  """Writes a result to be committed: `analysis/results/<study>/<name>.json`.
+  """Writes `analysis/results/<study>/<name>.json`.
 
   Of one run its record; of a ladder the record of the best rung and, beside it,
   all that the report says.
-
-  Args:
-    places: as in `report`.
-    path: where to.
-    command: regenerates it.
   """
-  run_dirs, _ = find_runs(places)
-  rungs = read_rungs(run_dirs)
-  folder = _baseline_dir(rungs[0], run_dirs[0].parent)
-  metrics = records.read_json(folder / "summary.json") or {}
-  content = analyze(
-    rungs,
-    baselines=measure.read_baselines(folder),
-    baseline_metrics=metrics,
-  )
   best = next(rung for rung in rungs if rung.name == content["best"])
-  ladder = len(rungs) > 1
-  kept = content if ladder else {"compare": content["compare"]}
+  extra = {key: content[key] for key in ("compare", "protocol")}
+  if len(rungs) > 1:
+    extra = {key: content[key] for key in content if key != "baselines"}
+    # As seen from the repository's root, where it is committed.
+    extra["figure"] = os.path.relpath(content["figure"])
   records.write_result(
     path,
     command=command,
     result=best.first,
-    baselines=metrics,
-    extra={key: kept[key] for key in kept if key != "baselines"},
+    baselines=content["baselines"],
+    extra=extra,
   )
 
 
@@ -128,13 +129,13 @@ def find_runs(
 ) -> tuple[list[pathlib.Path], list[str]]:
   """Finished run directories, and a sentence on each that was left out.
 
-  Of several runs of one name in a folder (the code or the configuration has
-  changed since), the newest counts.
+  Of a folder with `sweep.json`, the runs that it lists and those that differ
+  from one of them by seed alone; of another folder, all runs.
   """
   found: list[pathlib.Path] = []
   notes: list[str] = []
   for place in places:
-    if (place / "status.json").is_file():
+    if _is_run(place):
       found.append(place)
       continue
     inside = sorted(path.parent for path in place.glob("*/status.json"))
@@ -142,14 +143,22 @@ def find_runs(
       raise DataError(
         f"{place} holds no run: name run directories or the folder of a sweep"
       )
-    newest: dict[str, pathlib.Path] = {}
-    inside.sort(key=lambda path: (path / "status.json").stat().st_mtime)
-    for path in inside:
-      name = (records.read_json(path / "status.json") or {}).get("name", "")
-      if old := newest.get(name):
-        notes.append(f"{old.name} is left out: {path.name} is newer")
-      newest[name] = path
-    found += newest.values()
+    listed = launch.read_list(place)
+    if listed is not None:
+      wanted = {_but_seed(run) for run in inside if run.name in listed}
+      others = [
+        run
+        for run in inside
+        if run.name not in listed
+        and (_but_seed(run) is None or _but_seed(run) not in wanted)
+      ]
+      inside = [run for run in inside if run not in others]
+      notes += [
+        f"{run.name} is left out: the experiment file, as it was last swept,"
+        " has no such run"
+        for run in others
+      ]
+    found += inside
   done = []
   for path in found:
     if (state := launch.state_of(path)) == "done":
@@ -164,17 +173,34 @@ def find_runs(
   return done, notes
 
 
+def _is_run(place: pathlib.Path) -> bool:
+  return (place / "status.json").is_file()
+
+
+def _but_seed(run_dir: pathlib.Path) -> tuple[str, ...] | None:
+  """What runs that differ by seed alone share; None of an unfinished one."""
+  result = records.read_json(run_dir / "result.json")
+  if result is None:
+    return None
+  try:
+    same = records.config_hash(result["config"])
+  except config_lib.ConfigError:  # of another version of fmjax
+    return None
+  return same, result["code_hash"], result["data_checksum"]
+
+
 def read_rungs(run_dirs: Sequence[pathlib.Path]) -> list[Rung]:
   """Runs grouped by configuration, smallest backbone first."""
-  groups: dict[str, Rung] = {}
+  groups: dict[tuple[str, ...], Rung] = {}
   for run_dir in run_dirs:
     result = records.read_json(run_dir / "result.json")
     if result is None:
       raise DataError(f"{run_dir} lacks result.json; run it again")
-    rung = groups.setdefault(
-      records.config_hash(result["config"]),
-      Rung(name=result["name"], results=[], ranked=[]),
-    )
+    same = records.config_hash(result["config"]), result["code_hash"]
+    name = result["name"]
+    if any(key != same and rung.name == name for key, rung in groups.items()):
+      name = run_dir.name
+    rung = groups.setdefault(same, Rung(name=name, results=[], ranked=[]))
     rung.results.append(result)
     rung.ranked.append(from_parquet(run_dir / "test.parquet"))
   rungs = sorted(groups.values(), key=lambda r: (r.backbone, r.name))
@@ -185,6 +211,27 @@ def read_rungs(run_dirs: Sequence[pathlib.Path]) -> list[Rung]:
       f" ({', '.join(sorted(checksums))}): report on one data set at a time"
     )
   return rungs
+
+
+def _refuse_mixture(
+  rungs: Sequence[Rung], places: Sequence[pathlib.Path]
+) -> None:
+  """A folder is taken for one ladder; what is none must be asked for."""
+  where = ", ".join(map(str, places))
+  remedy = "name the run directories that belong together"
+  steps = {rung.name: rung.first["config"]["run"]["steps"] for rung in rungs}
+  if len(set(steps.values())) > 1:
+    shown = ", ".join(f"{name} {count:,}" for name, count in steps.items())
+    raise DataError(
+      f"the runs under {where} trained for unequal steps ({shown}); {remedy}"
+    )
+  for rung in rungs:
+    twins = [o.name for o in rungs if o.first["name"] == rung.first["name"]]
+    if len(twins) > 1:
+      raise DataError(
+        f"{' and '.join(twins)} under {where} differ by more than their seed;"
+        f" {remedy}"
+      )
 
 
 def analyze(
@@ -217,10 +264,7 @@ def analyze(
     "rungs": [
       _rung(rung, samples, number) for number, rung in enumerate(rungs)
     ],
-    "baselines": {
-      name: {"nll": None, **metrics}
-      for name, metrics in baseline_metrics.items()
-    },
+    "baselines": baseline_metrics,
     "best": rungs[best].name,
     "best_on": f"validation {_SELECTED_ON}",
     "compare": {name: list(c.interval) for name, c in comparisons.items()},
@@ -324,9 +368,10 @@ def _rung(
   for metric, drawn in samples.items():
     test[metric] = float(drawn.value_n[number])
     test[f"{metric}_ci"] = drawn.interval_n()[number].tolist()
-  test["coverage@10"] = float(
-    np.mean([result["test"]["coverage@10"] for result in rung.results])
-  )
+  # Of several seeds the mean, of the interval's ends, too.
+  for name in ("coverage@10", "coverage@10_ci"):
+    values = [result["test"][name] for result in rung.results]
+    test[name] = np.mean(values, axis=0).tolist()
   first = rung.first
   return {
     "name": rung.name,

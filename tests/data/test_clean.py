@@ -1,5 +1,6 @@
 """Rows that cannot be used are told apart, kept, and explained."""
 
+import dataclasses
 import datetime
 import pathlib
 import time
@@ -215,8 +216,11 @@ def test_duplicates_are_seen_through_missing_values(tmp_path):
 
 def test_an_event_logged_twice_is_told_from_an_exact_duplicate(tmp_path):
   rows = [_row(logged="1"), _row(logged="2"), _row(logged="2"), *_good(1)]
-  cleaned = clean(_log(tmp_path, rows, logged="0"))
+  log = _log(tmp_path, rows, logged="0")
+  cleaned = clean(dataclasses.replace(log, logging=("logged",)))
   assert cleaned.rejected == {"exact duplicate": 1, "logged again": 1}
+  # Any other column may be what makes them two events.
+  assert clean(log).rejected == {"exact duplicate": 1}
   assert "logged" not in cleaned.events.columns
   assert [reject["logged"] for reject in _rejects(cleaned)] == ["2", "2"]
 
@@ -325,3 +329,27 @@ def test_every_row_is_either_an_event_or_a_reject(tmp_path, changes):
   assert sorted(events + rejects) == list(range(1, len(rows) + 1))
   assert sum(cleaned.rejected.values()) == len(rejects)
   assert cleaned.events_in == len(rows)
+
+
+def test_an_impossible_duration_is_a_reject(tmp_path):
+  rows = [*_good(2), _row(duration_ms="1e30")]
+  cleaned = clean(_log(tmp_path, rows), max_rejects=0.5)
+  assert cleaned.rejected == {"implausible duration_ms": 1}
+
+
+def test_a_time_in_the_wrong_unit_is_refused_and_not_clipped(tmp_path):
+  rows = [*_good(2), _row(seen=f"{_2020_S}000")]
+  with pytest.raises(DataError, match=r"row 3: seen = .*check its unit"):
+    clean(_log(tmp_path, rows))
+
+
+def test_a_log_without_a_usable_row_is_refused_whatever_is_tolerated(tmp_path):
+  rows = [_row(user_id=""), _row(user_id="")]
+  with pytest.raises(DataError, match="2 of 2 rows are unusable"):
+    clean(_log(tmp_path, rows), max_rejects=1)
+
+
+def test_a_log_of_another_length_than_published_is_refused(tmp_path):
+  log = _log(tmp_path, _good(2))
+  with pytest.raises(DataError, match="2 events where 3 are published"):
+    clean(dataclasses.replace(log, published_events=3))

@@ -29,6 +29,7 @@ from fmjax.data.prepare import (
   prepared_dir,
   source_from_name,
 )
+from fmjax.data.readers import movietweetings, synthetic
 from fmjax.data.schema import DataError, Feature, Kind, Schema
 from fmjax.data.store import open_prepared
 from fmjax.data.write import HistoryWriter
@@ -212,6 +213,66 @@ def test_a_memory_limit_is_a_size(tmp_path):
     prepare(_TINY, tmp_path / "out", memory_limit="lots")
 
 
+@pytest.mark.parametrize("limit", ["0GB", "-1GB", "none"])
+def test_a_memory_limit_is_positive(tmp_path, limit):
+  with pytest.raises(ConfigError, match=r"memory_limit=.*is no size"):
+    prepare(_TINY, tmp_path / "out", memory_limit=limit)
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"max_rejects": -0.1},
+    {"max_rejects": 1.1},
+    {"max_rejects": float("nan")},
+    {"split": TemporalSplit(validation=0.5, test=0.5)},
+    {"granularity": RunTokens(max_gap_s=-1)},
+  ],
+)
+def test_an_option_out_of_range_is_refused(tmp_path, options):
+  with pytest.raises(ConfigError):
+    prepare(_TINY, tmp_path / "out", **options)
+  assert _left_in(tmp_path) == []
+
+
+def test_what_is_there_is_looked_at_before_the_log_is_read(
+  tmp_path, monkeypatch
+):
+  out = tmp_path / "out"
+  prepare(_TINY, out)
+  monkeypatch.setattr(synthetic, "read", None)
+  prepare(_TINY, out)
+  with pytest.raises(DataError, match="another split"):
+    prepare(_TINY, out, split=LeaveLastOut())
+
+
+def test_a_directory_is_named_without_reading_the_log(tmp_path, monkeypatch):
+  monkeypatch.setattr(movietweetings, "read", None)
+  assert prepared_dir(DataConfig()).name.startswith("movietweetings-")
+
+
+def test_a_file_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
+  def refuse(*args):
+    raise PermissionError(errno.EACCES, "Permission denied", "log.csv")
+
+  monkeypatch.setattr(synthetic, "read", refuse)
+  with pytest.raises(DataError, match=r"log\.csv may not be opened"):
+    prepare(_TINY, tmp_path / "out")
+
+
+def test_times_in_too_large_a_unit_are_refused(log_of, tmp_path):
+  items = [{"item_id": "i0", "launch_time": _T0 * 1_000}]  # milliseconds
+  log = log_of(_events(), items=items)
+  with pytest.raises(DataError, match="every 'launch_time' lies in January"):
+    prepare_log(log, tmp_path / "out")
+
+
+def test_items_that_describe_nothing_are_refused(log_of, tmp_path):
+  log = log_of(_events(), items=[{"item_id": "0"}])
+  with pytest.raises(DataError, match="describe none of the items"):
+    prepare_log(log, tmp_path / "out")
+
+
 def test_stages_are_reported_in_order(tmp_path):
   reports = []
   prepare(_TINY, tmp_path / "out", progress=lambda *args: reports.append(args))
@@ -274,6 +335,12 @@ def test_the_content_of_raw_files_counts_and_their_place_does_not(tmp_path):
     source = Table(raw=str(file), mapping=str(mapping))
     names.append(prepared_dir(DataConfig(source=source)).name)
   assert names[0] == names[1] != names[2]
+  # The items' file of the same name is another file.
+  (tmp_path / "log.csv").write_text("item\ni1\n")
+  mapping.write_text(_MAPPING + '[items]\nfile = "log.csv"\nitem = "item"\n')
+  with_items = prepared_dir(DataConfig(source=source)).name
+  (tmp_path / "c" / "log.csv").write_text("user,item,time\n")
+  assert prepared_dir(DataConfig(source=source)).name != with_items
   mapping.write_text(_MAPPING + "# changed\n")
   assert prepared_dir(DataConfig(source=source)).name != names[2]
 

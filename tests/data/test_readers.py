@@ -119,8 +119,8 @@ def test_a_log_is_read_however_it_is_packed(tmp_path, form):
 def test_unpacked_files_live_as_long_as_the_connection(tmp_path):
   path = _packed(tmp_path, _MOVIETWEETINGS, "xz")
   connection = _connect()
-  files = raw.locate(path, connection, publisher="nowhere")
-  plain = files.open("ratings.dat.xz")
+  files = raw.locate(path, publisher="nowhere")
+  plain = files.open("ratings.dat.xz", connection)
   assert plain.is_file()
   del connection
   assert not plain.parent.exists()
@@ -384,8 +384,9 @@ def test_no_genres_listed_is_no_genre(tmp_path):
 
 
 def test_the_sasrec_file_has_order_but_no_time(tmp_path):
-  _write(tmp_path, {"ml-1m_sasrec.txt": "1 10\n1 11\n2 10\n"})
-  log = movielens.read_sasrec(MovieLensSasrec(raw=str(tmp_path)), _connect())
+  _write(tmp_path, {"some.txt": "1 10\n1 11\n2 10\n"})
+  path = str(tmp_path / "some.txt")
+  log = movielens.read_sasrec(MovieLensSasrec(raw=path), _connect())
   events = _events(log)
   assert not log.schema.timed
   assert [(event["user_id"], event["item_id"]) for event in events] == [
@@ -396,6 +397,93 @@ def test_the_sasrec_file_has_order_but_no_time(tmp_path):
   assert [event["timestamp"] for event in events] == [
     _2000_US + (line + 1) * 1_000_000 for line in range(3)
   ]
+
+
+def test_a_truncated_sasrec_file_is_refused(tmp_path):
+  _write(tmp_path, {"ml-1m_sasrec.txt": "1 10\n1 11\n2 10\n"})
+  log = movielens.read_sasrec(MovieLensSasrec(raw=str(tmp_path)), _connect())
+  with pytest.raises(DataError, match="3 events where 999,611 are published"):
+    clean(log)
+
+
+def test_a_known_edition_is_complete_or_refused(tmp_path):
+  movies = "".join(f"{n}::Film (1999)::Drama\n" for n in range(3_883))
+  _write(tmp_path, {**_ML_1M, "movies.dat": movies})
+  log = movielens.read(MovieLens(raw=str(tmp_path)), _connect())
+  with pytest.raises(DataError, match="2 events where 1,000,209 are published"):
+    clean(log)
+
+
+def test_of_two_ratings_files_one_must_be_named(tmp_path):
+  other = "2::661::3::978302109\n2::1193::3::978302110\n"
+  _write(tmp_path, {**_ML_1M, "ratings_users_2.dat": other})
+  with pytest.raises(
+    DataError, match=r"holds ratings\.dat and ratings_users_2"
+  ):
+    movielens.read(MovieLens(raw=str(tmp_path)), _connect())
+  source = MovieLens(raw=str(tmp_path / "ratings_users_2.dat"))
+  log = movielens.read(source, _connect())
+  assert {event["user_id"] for event in _events(log)} == {"2"}
+  assert [f.name for f in log.files] == [
+    "ratings_users_2.dat",
+    "movies.dat",
+    "users.dat",
+  ]
+
+
+def test_a_file_given_by_name_is_read(tmp_path):
+  other = _MOVIETWEETINGS["ratings.dat"].replace("1::", "7::")
+  _write(tmp_path, {**_MOVIETWEETINGS, "mine.dat": other})
+  source = MovieTweetings(raw=str(tmp_path / "mine.dat"))
+  log = movietweetings.read(source, _connect())
+  assert {event["user_id"] for event in _events(log)} == {"7"}
+
+
+@pytest.mark.parametrize("name", ["movies.dat", "users.dat"])
+def test_a_line_of_too_many_fields_is_blamed_on_its_file(tmp_path, name):
+  _write(tmp_path, {**_ML_1M, name: "1::F::45::10::48067::9\n"})
+  with pytest.raises(DataError, match=f"{name}, line 1: .*more than"):
+    movielens.read(MovieLens(raw=str(tmp_path)), _connect())
+
+
+@pytest.mark.parametrize(
+  "name", ["user_features_pure.csv", "video_features_basic_pure.csv"]
+)
+def test_a_malformed_description_is_blamed_on_its_file(tmp_path, name):
+  _write(tmp_path, {**_KUAIRAND, name: _KUAIRAND[name] + "1" + ",1" * 9 + "\n"})
+  with pytest.raises(DataError, match=name) as error:
+    kuairand.read(KuaiRandPure(raw=str(tmp_path)), _connect())
+  assert "\n" not in str(error.value)
+
+
+# ---- checksums and scratch ----------------------------------------------
+
+
+def test_checksums_may_have_markers_and_blank_lines(tmp_path):
+  _write(tmp_path, _MOVIETWEETINGS)
+  for text in ("*ratings.dat", " ./ratings.dat"):
+    (tmp_path / "SHA256SUMS").write_text(f"\n{'0' * 64} {text}\n\n")
+    with pytest.raises(DataError, match="has the checksum"):
+      movietweetings.read(MovieTweetings(raw=str(tmp_path)), _connect())
+
+
+def test_what_is_unpacked_lies_beside_the_engines_file(tmp_path):
+  connection = ibis.duckdb.connect(tmp_path / "engine.duckdb")
+  assert raw.scratch_of(connection).parent == tmp_path
+  connection.disconnect()
+
+
+def test_a_zip_with_a_password_is_refused(tmp_path):
+  path = _packed(tmp_path, _MOVIETWEETINGS, "zip")
+  content = bytearray(path.read_bytes())
+  for magic, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+    at = content.find(magic)
+    while at >= 0:
+      content[at + place] |= 1  # the flag "encrypted"
+      at = content.find(magic, at + 1)
+  path.write_bytes(content)
+  with pytest.raises(DataError, match=r"cannot be unpacked .*password"):
+    movietweetings.read(MovieTweetings(raw=str(path)), _connect())
 
 
 # ---- Globo ---------------------------------------------------------------

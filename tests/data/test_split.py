@@ -128,3 +128,22 @@ def test_a_temporal_split_needs_its_cuts(log_of):
   tokens = tokenize(clean(log).events, log.schema, EventTokens())
   with pytest.raises(ValueError, match="find_cuts"):
     assign(tokens, TemporalSplit(), None)
+
+
+def test_leave_last_out_holds_out_targets(split_of):
+  actions = ["buy", "view", "buy", "view", "buy", "view", "buy", "view"]
+  events = [
+    {**_event(user, f"i{n}", n), "action": action}
+    for user, skip in (("long", 0), ("short", 3))
+    for n, action in enumerate(actions[skip:])
+  ]
+  schema = Schema(source="x", target_actions=("buy",))
+  tokens, _ = split_of(events, LeaveLastOut(), schema=schema)
+  assert [t["split"] for t in tokens] == [
+    *(["train"] * 4),
+    "validation",
+    "crossing",
+    "test",
+    "test",  # no target: asked by nobody
+    *(["train"] * 5),  # two targets only
+  ]

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fmjax.config import Table
+from fmjax.config import DataConfig, Table
 from fmjax.data.clean import clean
+from fmjax.data.prepare import prepared_dir
 from fmjax.data.readers import mapping, table
 from fmjax.data.schema import DataError, Feature, Kind, When
 
@@ -209,7 +210,7 @@ _IMAGE = '[items.features.image]\nkind = "vector"\nwidth = 3\n'
     (_MINIMAL + "[features]\nx = 1\n", "'x' is no table"),
     (
       _MINIMAL + '[features.action]\nkind = "bag"\nwhen = "request"\n',
-      "canonical column",
+      "a name that is taken",
     ),
     (_MINIMAL.replace('"s"', '"seconds"'), "'seconds' is unknown"),
     (_MINIMAL.replace('"s"', "1"), "time_unit = 1 is no str"),
@@ -286,3 +287,126 @@ def test_a_missing_mapping_is_explained(tmp_path):
     table.read(Table(raw="x.csv"), ibis.duckdb.connect())
   with pytest.raises(DataError, match="check --mapping"):
     table.read(Table(mapping=str(tmp_path / "no.toml")), ibis.duckdb.connect())
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    *("copy", "in_history", "from_end", "start_s", "_value", "_first", "_row"),
+    *("by", "having", "described", "split", "target", "run", "seq", "Item"),
+    *("user", "reason", "action_count", "Timestamp", "two words", "é", "1st"),
+    "published_x",
+  ],
+)
+def test_a_name_that_is_taken_or_no_name_is_refused(tmp_path, name):
+  feature = f'[features."{name}"]\nkind = "bag"\nwhen = "request"\n'
+  with pytest.raises(DataError, match="declares a feature"):
+    _read(tmp_path, _MINIMAL + feature)
+
+
+def test_names_that_differ_in_case_alone_are_one_name(tmp_path):
+  kind = 'kind = "categorical"\nwhen = "request"\ncolumn = "event"\n'
+  mapping = _MINIMAL + f"[features.tag]\n{kind}[features.Tag]\n{kind}"
+  with pytest.raises(DataError, match="'Tag', a name that is taken"):
+    _read(tmp_path, mapping)
+
+
+def test_ids_that_pandas_made_floats_are_integers_again(tmp_path):
+  events = pa.table(
+    {
+      "visitor": [1.0, 1.0, 2.0],
+      "product": [3.0, 4.5, float("nan")],
+      "time": [1_577_836_800, 1_577_836_801, 1_577_836_802],
+      "shop": [7.0, float("nan"), None],
+    }
+  )
+  pq.write_table(events, tmp_path / "clicks.parquet")
+  items = pa.table({"product": [3.0, 4.5]})
+  pq.write_table(items, tmp_path / "products.parquet")
+  mapping = _MINIMAL + (
+    '[features.shop]\nkind = "categorical"\nwhen = "request"\n'
+  )
+  mapping += _ITEMS.replace("csv", "parquet")
+  log = _read(tmp_path, mapping, raw="clicks.parquet")
+  cleaned = clean(log, max_rejects=0.5)
+  events = cleaned.events.order_by("row").to_pyarrow().to_pylist()
+  assert [(e["user_id"], e["item_id"]) for e in events] == [
+    ("1", "3"),
+    ("1", "4.5"),
+  ]
+  assert [e["shop"] for e in events] == ["7", None]
+  assert cleaned.rejected == {"missing item_id": 1}
+  ids = log.items.order_by("item_id").to_pyarrow()["item_id"].to_pylist()
+  assert ids == ["3", "4.5"]
+
+
+def test_only_rows_that_are_alike_in_every_column_are_duplicates(tmp_path):
+  clicks = _CLICKS + "a,1,1577836800,buy,1500,phone,9.5,x|z\n"
+  clicks += "b,3,bad,view,20,phone,3,y\n"
+  clicks += "b,1,1577836802,view,20,phone,3,y\n"
+  log = _read(tmp_path, _MINIMAL, **{"clicks.csv": clicks})
+  cleaned = clean(log, max_rejects=0.5)
+  rejects = cleaned.rejects.order_by("row").to_pyarrow().to_pylist()
+  assert cleaned.rejected == {"exact duplicate": 1, "unparsable timestamp": 1}
+  assert rejects[0]["timestamp"] == "bad"
+  assert rejects[0]["published_device_type"] == "phone"
+
+
+def test_columns_without_a_name_are_numbered(tmp_path):
+  clicks = ",visitor,product,time\n0,a,1,1577836800\n1,a,2,1577836801\n"
+  log = _read(tmp_path, _MINIMAL, **{"clicks.csv": clicks})
+  assert len(_events(log)) == 2
+  assert "published_column_1" in log.events.columns
+
+
+@pytest.mark.parametrize("column", ["row", "Row"])
+def test_a_column_may_be_called_row(tmp_path, column):
+  clicks = (
+    f"{column},visitor,product,time\n5,a,1,1577836800\n6,a,2,1577836801\n"
+  )
+  log = _read(tmp_path, _MINIMAL, **{"clicks.csv": clicks})
+  assert [event["row"] for event in _events(log)] == [1, 2]
+
+
+def test_columns_that_differ_in_case_alone_are_refused(tmp_path):
+  with pytest.raises(DataError, match=r"names the column 'a' twice"):
+    _read(tmp_path, _MINIMAL, **{"clicks.csv": "a,A\n1,2\n"})
+
+
+def test_vectors_of_integers_are_vectors(tmp_path):
+  columns = {
+    "visitor": ["a", "a"],
+    "product": [1, 2],
+    "time": [1_577_836_800, 1_577_836_801],
+    "v": [[1, 2], [3, 4]],
+    "w": pa.array([[1, 2], [3, 4]], pa.list_(pa.int32(), 2)),
+  }
+  pq.write_table(pa.table(columns), tmp_path / "clicks.parquet")
+  mapping = _MINIMAL + "".join(
+    f'[features.{name}]\nkind = "vector"\nwidth = 2\nwhen = "request"\n'
+    for name in "vw"
+  )
+  events = _events(_read(tmp_path, mapping, raw="clicks.parquet"))
+  assert [e["v"] for e in events] == [[1.0, 2.0], [3.0, 4.0]]
+  assert [e["w"] for e in events] == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_a_mapping_may_lie_in_the_home_folder(tmp_path, monkeypatch):
+  _read(tmp_path, _MINIMAL)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  source = Table(raw="~/clicks.csv", mapping="~/map.toml")
+  assert prepared_dir(DataConfig(source=source)).name.startswith("table-")
+
+
+def test_a_launch_in_the_wrong_unit_is_refused(tmp_path):
+  products = "product,listed\n1,1577836800000\n"
+  mapping = _ITEMS + 'launch_time = "listed"\nlaunch_unit = "s"\n'
+  with pytest.raises(DataError, match=r"implausible launch_time.*launch_unit"):
+    _read(tmp_path, _MINIMAL + mapping, **{"products.csv": products})
+
+
+def test_a_malformed_items_file_is_blamed(tmp_path):
+  products = _PRODUCTS + "9,x,,,1,1,1,1\n"
+  with pytest.raises(DataError, match=r"products\.csv cannot be read") as error:
+    _read(tmp_path, _MINIMAL + _ITEMS, **{"products.csv": products})
+  assert "\n" not in str(error.value)

@@ -82,7 +82,7 @@ def test_shipped_tables_equal_the_published_ones(name):
   module, _ = _LOGS[name]
   connection = ibis.duckdb.connect()
   shipped, published = (
-    module.tables(raw.locate(root, connection, publisher=""), connection)
+    module.tables(raw.locate(root, publisher=""), connection)
     for root in (_ROOT / name, folder)
   )
   for stem in shipped:

@@ -725,3 +725,23 @@ def test_nothing_at_or_after_a_query_reaches_it(
         assert not other[known][:, width:].any()
       else:
         np.testing.assert_array_equal(array[known], other[known])
+
+
+def test_leave_last_out_asks_for_the_last_two_targets(events, prepare):
+  prepared = prepare(events, split=LeaveLastOut())
+  for user in range(len(prepared.index)):
+    (targets,) = np.nonzero(prepared.history(user)["target"])
+    held_out = targets[-2:].tolist() if len(targets) >= 3 else []
+    asked = [
+      token
+      for split in ("validation", "test")
+      for u, token in queries(
+        evaluation_batches(
+          prepared, split=split, targets="all", window=16, rows=4
+        )
+      )
+      if u == user
+    ]
+    assert asked == held_out
+    if held_out:
+      assert prepared.index.train_end[user] == held_out[0]

@@ -11,6 +11,7 @@ from fmjax.data.windows import evaluation_batches
 from fmjax.eval.baselines import (
   WINDOWS_DAYS,
   Ordered,
+  Scores,
   baselines,
   follower_counter,
   rank_all,
@@ -74,13 +75,18 @@ def make_queries(log, user, history_length):
 def test_each_query_is_ranked_by_the_scores_of_its_own_key():
   log = make_timeline([[(1, True), (2, True)], [(3, True), (2, True)]])
   queries = make_queries(log, np.array([0, 1]), np.array([1, 1]))
-  scores = {7: np.array([0, 3, 2, 1]), 9: np.array([0, 1, 2, 3])}
+  half = np.array([0, 0.25, 0.5, 0.25])
+  scores = {
+    7: Scores(np.array([0, 3, 2, 1]), half),
+    9: Scores(np.array([0, 1, 2, 3]), half[[0, 2, 1, 3]]),
+  }
   key = np.array([9, 7])
-  ranks, top_nk = rank_all(queries, key, scores.__getitem__, log=None)
+  ranks, top_nk, nll = rank_all(queries, key, scores.__getitem__, log=None)
   assert ranks.tolist() == [2, 2]
   assert top_nk[:, :4].tolist() == [[3, 2, 1, 0], [1, 2, 3, 0]]
+  assert nll == pytest.approx(-np.log([0.25, 0.5]))
   # User 0 has seen item 1 and user 1 has seen item 3.
-  ranks, top_nk = rank_all(queries, key, scores.__getitem__, log=log)
+  ranks, top_nk, _ = rank_all(queries, key, scores.__getitem__, log=log)
   assert ranks.tolist() == [2, 2]
   assert top_nk[:, :3].tolist() == [[3, 2, 0], [1, 2, 0]]
 
@@ -103,15 +109,16 @@ def test_cooccurrence_counts_what_followed_in_training_then_popularity():
     log, queries, train_end=train_end, popularity_v=popularity_v
   )
   assert last.tolist() == [1, 0]
-  assert (np.argsort(-score(1)[1:], kind="stable") + 1).tolist() == [
-    2,
-    3,
-    1,
-    4,
-    5,
-  ]
+  order = np.argsort(-score(1).score_v[1:], kind="stable") + 1
+  assert order.tolist() == [2, 3, 1, 4, 5]
+  # Item 1 was followed three times by two items: theirs is a share of 3 / 5.
+  prior_v = np.array([0, 10, 3, 2, 6, 2]) / 23
+  expected_v = (np.array([0, 0, 2, 1, 0, 0]) + 2 * prior_v) / 5
+  assert score(1).probability_v == pytest.approx(expected_v)
   # Without a last item, and after one that nothing followed: popularity.
-  assert score(0).tolist() == score(5).tolist() == popularity_v.tolist()
+  for item in (0, 5):
+    assert score(item).score_v.tolist() == popularity_v.tolist()
+    assert score(item).probability_v == pytest.approx(prior_v)
 
 
 # ---- of prepared data ----
@@ -145,7 +152,8 @@ def test_baselines_answer_the_queries_of_a_model(prepared, targets):
     columns = (table.user, table.history_length, table.item, table.time_s)
     answered = list(zip(*(column.tolist() for column in columns), strict=True))
     assert answered == sorted(asked)
-    assert "nll" not in summary(table, draws=10)
+    low, high = summary(table, draws=10)["nll_ci"]
+    assert 0 < low < high
 
 
 def rank_by(score, prepared, table, place):
@@ -158,6 +166,11 @@ def rank_by(score, prepared, table, place):
     if item != target and item not in seen and score[item] >= score[target]
   ]
   return 1 + len(rivals)
+
+
+def nll_by(count, item):
+  """Add-one smoothing over the catalog, by the definition."""
+  return -np.log((count[item] + 1) / (count[1:].sum() + len(count) - 1))
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -179,6 +192,8 @@ def test_recent_popularity_counts_whole_days_before_it_is_asked(
       known = log.target & (day < end) & (day >= end - days)
       score = np.bincount(log.item[known], minlength=items)
       assert table.rank[place] == rank_by(score, prepared, table, place)
+      expected = nll_by(score, table.item[place])
+      assert table.nll[place] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -192,6 +207,32 @@ def test_popularity_of_all_time_counts_the_targets_before_the_split(
   table = baselines(prepared, split=split)["popularity_all"]
   for place, found in enumerate(table.rank):
     assert found == rank_by(score, prepared, table, place)
+    expected = nll_by(score, table.item[place])
+    assert table.nll[place] == pytest.approx(expected, rel=1e-5)
+
+
+def test_cooccurrence_of_a_log_is_as_counted_by_hand(prepared):
+  log, index = timeline(prepared), prepared.index
+  items = prepared.spec.items
+  follows_vv, popularity_v = np.zeros((items, items)), np.zeros(items)
+  for place in np.flatnonzero(log.target):
+    user, number = log.user[place], log.place[place]
+    popularity_v[log.item[place]] += number < index.test_start[user]
+    if 0 < number < index.train_end[user]:
+      follows_vv[log.item[place - 1], log.item[place]] += 1
+  prior_v = (popularity_v + 1) / (popularity_v[1:].sum() + items - 1)
+  table = baselines(prepared, split="test")["cooccurrence"]
+  for place, item in enumerate(table.item):
+    history = prepared.history(table.user[place])["item"]
+    length = table.history_length[place]
+    row_v = follows_vv[history[length - 1]] if length else np.zeros(items)
+    score_v = row_v * (popularity_v.max() + 1) + popularity_v
+    assert table.rank[place] == rank_by(score_v, prepared, table, place)
+    kinds = (row_v > 0).sum()
+    expected = prior_v[item]
+    if kinds:
+      expected = (row_v[item] + kinds * expected) / (row_v.sum() + kinds)
+    assert table.nll[place] == pytest.approx(-np.log(expected), rel=1e-5)
 
 
 def test_without_real_times_only_what_needs_none_is_left(random_log, tmp_path):

@@ -6,7 +6,7 @@ from test_metrics import make_ranked
 
 from fmjax.config import ConfigError
 from fmjax.eval.compare import compare
-from fmjax.eval.metrics import query_values
+from fmjax.eval.metrics import MetricError, query_values
 
 _RANDOM = np.random.default_rng(0)
 _RANK = _RANDOM.integers(1, 20, 300)
@@ -81,11 +81,11 @@ def test_runs_with_different_numbers_of_queries_are_refused():
     compare(make_ranked(_RANK), make_ranked(_RANK[1:]))
 
 
-def test_nll_of_a_popularity_baseline_is_refused():
+def test_an_nll_that_is_not_finite_is_refused():
   ranked = make_ranked(_RANK)
-  nameless = dataclasses.replace(ranked, nll=np.full(300, np.nan))
-  with pytest.raises(ConfigError, match="without probabilities"):
-    compare(ranked, nameless, metric="nll")
+  broken = dataclasses.replace(ranked, nll=np.full(300, np.nan))
+  with pytest.raises(MetricError, match="not finite"):
+    compare(ranked, broken, metric="nll")
 
 
 def test_no_query_is_refused():

@@ -103,12 +103,54 @@ def test_users_are_resampled_not_their_queries():
   assert width["clustered"] == pytest.approx(5 * width["alone"], rel=0.15)
 
 
-def test_rankings_without_probabilities_have_no_nll():
-  ranked = make_ranked([1, 2], nll=np.full(2, np.nan, np.float32))
-  result = metrics.summary(ranked)
-  assert not {"nll", "nll_ci"} & set(result)
-  with pytest.raises(ConfigError, match="nll is not defined"):
-    metrics.query_values(ranked, "nll")
+@pytest.mark.parametrize("nll", [np.nan, np.inf])
+def test_an_nll_that_is_not_finite_is_refused_not_left_out(nll):
+  ranked = make_ranked([1, 2], nll=np.array([1, nll], np.float32))
+  for measure in (metrics.means, metrics.summary):
+    with pytest.raises(metrics.MetricError, match=f"nll is {nll} for 1 of 2 "):
+      measure(ranked)
+
+
+def shown_to(random, users):
+  """Ten of 400 items for each user, some items far more often."""
+  weight = 1 / np.arange(1, 401)
+  top = [
+    random.choice(400, 10, replace=False, p=weight / weight.sum()) + 1
+    for _ in range(users)
+  ]
+  return np.array(top, np.int32)
+
+
+def test_the_interval_of_coverage_is_the_jackknife_by_definition():
+  top10_nk = shown_to(np.random.default_rng(0), 60)
+  top10_nk[::7, 5:] = 0  # fewer candidates than ten
+  user = np.repeat(np.arange(30), 2)
+  ranked = make_ranked(np.ones(60), user, top10_nk=top10_nk, catalog_items=400)
+  without = np.array(
+    [metrics.coverage(ranked.where(user != left)) for left in range(30)]
+  )
+  error = np.sqrt(29 / 30 * ((without - without.mean()) ** 2).sum())
+  value = metrics.coverage(ranked)
+  low, high = metrics.summary(ranked, draws=10)["coverage@10_ci"]
+  assert [low, high] == pytest.approx(
+    [value - 1.96 * error, value + 1.96 * error]
+  )
+
+
+def test_the_interval_of_coverage_holds_what_other_users_would_give():
+  random = np.random.default_rng(1)
+  draws = [
+    make_ranked(np.ones(80), top10_nk=shown_to(random, 80), catalog_items=400)
+    for _ in range(200)
+  ]
+  value = np.array([metrics.coverage(ranked) for ranked in draws])
+  ends = np.array([metrics.coverage_interval(ranked) for ranked in draws])
+  assert ((ends[:, 0] <= value) & (value <= ends[:, 1])).all()
+  covered = (ends[:, 0] <= value.mean()) & (value.mean() <= ends[:, 1])
+  assert covered.mean() > 0.93
+  # Wide, but not vacuous.
+  width = (ends[:, 1] - ends[:, 0]).mean()
+  assert width < 2.5 * 2 * 1.96 * value.std()
 
 
 def test_no_query_gives_no_metric():

@@ -38,9 +38,9 @@ def content(*, popularity: float, good: bool = True, rungs: int = 4):
       )
     ],
     "baselines": {
-      "popularity_all": {"nll": None, "ndcg@10": 0.04},
-      "popularity_7d_rolling": {"nll": None, "ndcg@10": popularity},
-      "cooccurrence": {"nll": None, "ndcg@10": 0.041},
+      "popularity_all": {"nll": 7.5, "ndcg@10": 0.04},
+      "popularity_7d_rolling": {"nll": 7.0, "ndcg@10": popularity},
+      "cooccurrence": {"nll": 7.9, "ndcg@10": 0.041},
     },
     "best": names[-1],
     "fit": {"x": "backbone", "nll": law, "ndcg@10": law},
@@ -70,6 +70,7 @@ def test_baselines_near_and_far_are_drawn_with_their_values(
   shown = texts(path.with_suffix(".svg"))
   gain = f"{round(100 * (popularity / 0.05 - 1)):+d} %".replace("-", "−")
   assert gain in shown
+  assert shown.count("popularity, all time") == 2  # loss and metric
   for label in ("popularity, 7 days", "popularity, all time", "co-occurrence"):
     assert label in shown
   for name in ("d8", "d16", "d32", "d64", "backbone parameters"):

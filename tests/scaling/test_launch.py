@@ -1,5 +1,7 @@
 import dataclasses
+import fcntl
 import json
+import os
 import pathlib
 import pickle
 import signal
@@ -34,7 +36,8 @@ from fmjax.data.schema import DataError
 from fmjax.eval.ranked import from_parquet
 from fmjax.scaling import launch, measure, records
 from fmjax.scaling.ladder import ladder
-from fmjax.scaling.report import commit, find_runs, report
+from fmjax.scaling.report import find_runs, report
+from fmjax.train import loop
 from fmjax.train.log import read_metrics
 
 BASE = Experiment(
@@ -180,6 +183,12 @@ def test_the_place_of_a_log_is_no_part_of_the_id():
   )
 
 
+def test_a_status_says_what_data_it_is_of(swept):
+  _, rows = swept
+  status = json.loads((rows[0].run_dir / "status.json").read_text())
+  assert status["data_checksum"] == ensure_prepared(BASE.data).checksum
+
+
 def test_the_same_experiment_under_another_name_is_not_trained_again(swept):
   root, rows = swept
   (row,) = launch.sweep({"sixteen": LADDER["d16"]}, root)
@@ -309,6 +318,7 @@ def test_the_records_hold_a_row_a_run_and_a_row_a_value(swept, tmp_path):
     ("evals", "value", float("nan"), "is nan"),
     ("evals", "value", 7.5, "is 7.5, not a share"),
     ("evals", "run_id", "nobody", "no such run"),
+    ("evals", "tokens", None, "nobody knows after how many tokens"),
   ],
 )
 def test_the_validator_finds_what_makes_records_unfit(
@@ -359,8 +369,12 @@ def test_a_report_is_complete_and_repeatable(swept, tmp_path):
     content["compare"].keys()
   )
   assert all(low <= high for low, high in content["compare"].values())
-  # Without probabilities there is no likelihood, and the key says so.
-  assert content["baselines"]["popularity_all"]["nll"] is None
+  for baseline in content["baselines"].values():
+    low, high = baseline["nll_ci"]
+    assert low <= baseline["nll"] <= high
+  for rung in content["rungs"]:
+    low, high = rung["test"]["coverage@10_ci"]
+    assert low <= rung["test"]["coverage@10"] <= high
   assert content["figure"] == str(figure)
   for path in (figure, figure.with_suffix(".svg")):
     assert path.stat().st_size > 10_000
@@ -409,21 +423,153 @@ def test_a_report_on_nothing_or_on_two_data_sets_is_refused(swept, tmp_path):
 
 def test_a_committed_result_has_the_form_of_the_protocols(swept, tmp_path):
   root, rows = swept
-  path = tmp_path / "synthetic" / "ladder.json"
-  commit([root], path, command="fmjax sweep experiments/ladder.py")
-  result = json.loads(path.read_text())
+
+  def commit(places, name, command=""):
+    path = tmp_path / "synthetic" / name
+    content = report(
+      places, tmp_path, result_path=path, command=command or "make it"
+    )
+    return json.loads(path.read_text()), content
+
+  result, content = commit([root], "ladder.json", "fmjax sweep ladder.py")
+  assert result["command"] == "fmjax sweep ladder.py"
+  # A report is there whole, its figure as seen from here.
+  figure = pathlib.Path(result.pop("figure"))
+  assert not figure.is_absolute()
+  assert figure.resolve() == pathlib.Path(content.pop("figure")).resolve()
+  assert content.items() <= result.items()
   assert list(result)[: len(records.RESULT_KEYS)] == list(records.RESULT_KEYS)
   assert result["name"] == result["best"]
   assert result["baselines"]["popularity_all"]["ndcg@10"] >= 0
-  single = tmp_path / "synthetic" / "d8.json"
-  commit([rows[0].run_dir], single, command="fmjax train ladder.py:d8")
-  result = json.loads(single.read_text())
+  result, _ = commit([rows[0].run_dir], "d8.json")
   assert result["test"] == rows[0].test
+  assert {"curve", "eval_hash"} <= result.keys()
+  assert {"tokens", "ndcg@10"} <= result["curve"][0].keys()
   assert "rungs" not in result
   with pytest.raises(ConfigError, match="lower case"):
-    commit([root], tmp_path / "My result.json", command="")
+    commit([root], "My result.json")
 
 
 def test_the_code_hash_changes_with_the_sources_that_train(tmp_path):
   assert records.code_hash() == records.code_hash()
   assert records.code_hash() != records.code_hash(("eval",))
+  counts = records.code_hash(("eval", "scaling/count.py"))
+  assert counts != records.code_hash(("eval",))
+
+
+# ---- what a folder's report is on ------------------------------------------
+
+
+def test_a_report_is_on_the_runs_of_the_file_with_all_their_seeds(tmp_path):
+  root, d8 = tmp_path / "runs", LADDER["d8"]
+  launch.sweep({"d8": d8, "d16": LADDER["d16"]}, root, whole=True)
+  # What `fmjax train ladder.py:d8 --run.…` leaves in the folder.
+  shorter = override(d8, {"run.steps": 3})
+  launch.sweep({"d8": shorter}, root)
+  launch.sweep({"d8": override(d8, {"run.seed": 7})}, root)
+  content = report([root], tmp_path)
+  assert [r["name"] for r in content["rungs"]] == ["d8", "d16"]
+  assert [r["steps"] for r in content["rungs"]] == [6, 6]
+  assert sorted(content["rungs"][0]["seeds"]) == [0, 7]
+  (note,) = content["notes"]
+  assert "has no such run" in note
+  # Without the list nobody knows what belongs together: it must be said.
+  (root / "sweep.json").unlink()
+  with pytest.raises(DataError, match="unequal steps"):
+    report([root], tmp_path)
+  runs, _ = find_runs([root])
+  content = report(runs, tmp_path)
+  assert sorted(r["steps"] for r in content["rungs"]) == [3, 6, 6]
+  assert len({r["name"] for r in content["rungs"]}) == 3
+
+
+def test_runs_of_one_name_that_differ_are_not_mixed(tmp_path):
+  for rate in (1e-3, 2e-3):
+    changed = override(LADDER["d8"], {"optim.learning_rate": rate})
+    launch.execute(changed, name="d8", root=tmp_path / "runs")
+  with pytest.raises(DataError, match="differ by more than their seed"):
+    report([tmp_path / "runs"], tmp_path)
+
+
+# ---- a sweep among others --------------------------------------------------
+
+
+def test_a_run_of_another_process_is_skipped_and_the_others_run(tmp_path):
+  (entry,) = launch.plan({"d8": LADDER["d8"]}, tmp_path)
+  entry.run_dir.mkdir(parents=True)
+  records.write_json(entry.run_dir / "status.json", {"state": "running"})
+  with (entry.run_dir / ".lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    # A look takes no lock that keeps others out.
+    assert launch.state_of(entry.run_dir) == "running"
+    with pytest.raises(launch.BusyError, match="another process"):
+      launch.execute(LADDER["d8"], name="d8", root=tmp_path)
+    experiments = {name: LADDER[name] for name in ("d8", "d16")}
+    rows = launch.sweep(experiments, tmp_path)
+  assert [(row.action, row.state) for row in rows] == [
+    ("skipped", "running"),
+    ("trained", "done"),
+  ]
+  assert launch.state_of(entry.run_dir) == "killed"
+
+
+@pytest.mark.parametrize("failure", [OSError("disk full"), KeyError("model")])
+def test_any_failure_of_one_run_leaves_the_others(
+  tmp_path, monkeypatch, failure
+):
+  def train(experiment, *args, **options):
+    if experiment == LADDER["d8"]:
+      raise failure
+    return loop.train(experiment, *args, **options)
+
+  monkeypatch.setattr(launch, "train", train)
+  experiments = {name: LADDER[name] for name in ("d8", "d16")}
+  rows = launch.sweep(experiments, tmp_path)
+  assert [row.state for row in rows] == ["failed", "done"]
+  assert str(failure).strip("'") in rows[0].error
+
+
+def test_input_that_cannot_be_used_ends_a_sweep(tmp_path, monkeypatch):
+  def train(*_, **__):
+    raise DataError("the log is gone: bring it back")
+
+  monkeypatch.setattr(launch, "train", train)
+  with pytest.raises(DataError, match="bring it back"):
+    launch.sweep(LADDER, tmp_path)
+
+
+@pytest.mark.parametrize("phase", ["ensure_prepared", "baselines_of", "train"])
+def test_sigterm_in_any_phase_keeps_what_is_done_and_skips_the_rest(
+  tmp_path, monkeypatch, phase
+):
+  real = getattr(launch, phase)
+  calls = []
+
+  def then_sigterm(*args, **options):
+    result = real(*args, **options)
+    if not calls:
+      os.kill(os.getpid(), signal.SIGTERM)
+    calls.append(result)
+    return result
+
+  monkeypatch.setattr(launch, phase, then_sigterm)
+  experiments = {name: LADDER[name] for name in ("d8", "d16")}
+  first, second = launch.sweep(experiments, tmp_path)
+  assert len(calls) == 1
+  assert (second.action, second.state) == ("skipped", "new")
+  # It was trained and is not measured yet; nothing is trained again for that.
+  expected = (
+    ("trained", "interrupted")
+    if phase == "train"
+    else (
+      "skipped",
+      "new",
+    )
+  )
+  assert (first.action, first.state) == expected
+  rows = launch.sweep(experiments, tmp_path)
+  assert {row.state for row in rows} == {"done"}
+  loss = [
+    r for r in read_metrics(first.run_dir / "metrics.jsonl") if "loss" in r
+  ]
+  assert len(loss) == 6

@@ -6,6 +6,8 @@ is known only after it. Gaps between clicks cluster at exactly 30 s, because the
 publisher imputed them, so no dwell time is derived.
 """
 
+import pathlib
+
 import ibis
 
 from fmjax.config import Globo
@@ -46,14 +48,29 @@ _COLUMNS = (
 )
 
 
-def read(source: Globo, connection: ibis.BaseBackend) -> Log:
-  files = raw.locate(
-    source.raw or raw.data_root() / "globo", connection, publisher=PUBLISHER
+def files(source: Globo) -> tuple[pathlib.Path, ...]:
+  """What is read."""
+  located, names = _locate(source)
+  return located.paths(names)
+
+
+def _locate(source: Globo) -> tuple[raw.RawFiles, list[str]]:
+  located = raw.locate(
+    source.raw or raw.data_root() / "globo", publisher=PUBLISHER
   )
   # One table, or one file an hour as published.
-  names = files.given_or("clicks.csv", "clicks_hour_*.csv", publisher=PUBLISHER)
-  paths = [files.open(name) for name in names]
-  place = files.place(names[0])
+  for pattern in ("clicks.csv", "clicks_hour_*.csv"):
+    if located.given or located.find(pattern):
+      return located, located.given_or(pattern, publisher=PUBLISHER)
+  return located, located.require(
+    "clicks.csv", "clicks_hour_*.csv", publisher=PUBLISHER
+  )
+
+
+def read(source: Globo, connection: ibis.BaseBackend) -> Log:
+  located, names = _locate(source)
+  paths = [located.open(name, connection) for name in names]
+  place = located.place(names[0])
   clicks = plain.read_csv(connection, paths, place=place)
   clicks = plain.require_columns(clicks, _COLUMNS, place=place)
   return Log(
@@ -69,6 +86,6 @@ def read(source: Globo, connection: ibis.BaseBackend) -> Log:
     ),
     items=None,
     time_unit="ms",
-    files=tuple(files.used),
+    files=files(source),
     place=place,
   )

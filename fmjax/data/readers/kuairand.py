@@ -6,13 +6,14 @@ the time played. Exposures without a click stay in the history as context; they
 are no targets, so they carry no weight.
 """
 
+import pathlib
 from typing import Any
 
 import ibis
 
 from fmjax.config import KuaiRandPure
 from fmjax.data import parse
-from fmjax.data.log import EVENT_COLUMNS, Log
+from fmjax.data.log import EVENT_COLUMNS, Log, compute
 from fmjax.data.readers import plain, raw
 from fmjax.data.schema import Feature, Kind, Schema, When
 
@@ -101,49 +102,67 @@ _HOUR_MS = 3_600_000
 _LOCAL_MS = 8 * _HOUR_MS  # China Standard Time, east of UTC
 
 
-def read(source: KuaiRandPure, connection: ibis.BaseBackend) -> Log:
-  files = raw.locate(
-    source.raw or raw.shipped_root() / "kuairand-pure",
-    connection,
-    publisher=PUBLISHER,
+def files(source: KuaiRandPure) -> tuple[pathlib.Path, ...]:
+  """What is read."""
+  located = _locate(source)
+  return located.paths(
+    name for stem in COLUMNS for name in _members(located, stem)
   )
-  published = tables(files, connection)
-  users = plain.first_of_each(published["user_features"], "user_id").drop("row")
+
+
+def _locate(source: KuaiRandPure) -> raw.RawFiles:
+  return raw.locate(
+    source.raw or raw.shipped_root() / "kuairand-pure", publisher=PUBLISHER
+  )
+
+
+def read(source: KuaiRandPure, connection: ibis.BaseBackend) -> Log:
+  located = _locate(source)
+  published = tables(located, connection)
+
+  def described(stem: str, key: str) -> ibis.Table:
+    # Computed here, so that a malformed line is blamed on its own file.
+    first = plain.first_of_each(published[stem], key)
+    return compute(first, place=located.place(_members(located, stem)[0]))
+
+  users = described("user_features", "user_id").drop("row")
   return Log(
     schema=SCHEMA,
     events=_events(published["log_standard"], users),
-    items=_items(published["video_features_basic"]),
+    items=_items(described("video_features_basic", "video_id")),
     time_unit="ms",
-    files=tuple(files.used),
-    place=", ".join(map(files.place, _members(files, "log_standard"))),
+    files=files(source),
+    place=", ".join(map(located.place, _members(located, "log_standard"))),
+    logging=("hourmin",),
   )
 
 
 def tables(
-  files: raw.RawFiles, connection: ibis.BaseBackend
+  located: raw.RawFiles, connection: ibis.BaseBackend
 ) -> dict[str, ibis.Table]:
   """The published columns as text, from .csv files or the shipped Parquet."""
   return {
-    stem: _table(files, connection, stem, columns)
+    stem: _table(located, connection, stem, columns)
     for stem, columns in COLUMNS.items()
   }
 
 
-def _members(files: raw.RawFiles, stem: str) -> list[str]:
-  # The log comes in files by period, whose names sort by date.
-  return files.require(
-    f"{stem}*_pure.csv", f"{stem}.parquet", publisher=PUBLISHER
-  )
+def _members(located: raw.RawFiles, stem: str) -> list[str]:
+  patterns = (f"{stem}*_pure.csv", f"{stem}.parquet")
+  if stem == "log_standard":
+    # The log comes in files by period, whose names sort by date.
+    return located.given_or(*patterns, publisher=PUBLISHER)
+  return located.require(*patterns, publisher=PUBLISHER)[:1]
 
 
 def _table(
-  files: raw.RawFiles,
+  located: raw.RawFiles,
   connection: ibis.BaseBackend,
   stem: str,
   columns: tuple[str, ...],
 ) -> ibis.Table:
-  names = _members(files, stem)
-  paths = [files.open(name) for name in names]
+  names = _members(located, stem)
+  paths = [located.open(name, connection) for name in names]
   if paths[0].suffix == ".parquet":
     table = plain.read_parquet(connection, paths, place=names[0])
   else:
@@ -196,7 +215,6 @@ def _events(log: Any, users: Any) -> ibis.Table:
 
 
 def _items(videos: Any) -> ibis.Table:
-  videos = plain.first_of_each(videos, "video_id")
   # A date, in local time; its start, since the hour is not published.
   seconds = videos.upload_dt.try_cast("timestamp").epoch_seconds()
   uploaded = (seconds.cast("int64") * 1_000 - _LOCAL_MS) * 1_000

@@ -58,8 +58,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fmjax.config import suggest
-from fmjax.data.log import EVENT_COLUMNS, ITEM_COLUMNS
-from fmjax.data.schema import DataError, Feature, Kind, When
+from fmjax.data.schema import DataError, Feature, Kind, When, check_names
 
 EVENT_KEYS = {
   "file": str,
@@ -151,8 +150,6 @@ def parse_features(
     here = f"{place}, {name!r}"
     if not isinstance(entry, dict):
       raise DataError(f"{here} is no table; write [features.{name}]")
-    if name in (ITEM_COLUMNS if items else EVENT_COLUMNS):
-      raise DataError(f"{here} has the name of a canonical column; rename it")
     keys = Mapping(entry, _FEATURE_KEYS, here)
     kind = keys.choice("kind", [k.value for k in Kind], keys.require("kind"))
     when = When.POST_ACTION
@@ -176,4 +173,5 @@ def parse_features(
       width=width,
     )
     features.append((feature, keys))
+  check_names((feature for feature, _ in features), place=place)
   return features

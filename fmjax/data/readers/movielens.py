@@ -7,12 +7,13 @@ breaks the ties. Also the file that SASRec was evaluated on, which has the order
 alone.
 """
 
+import pathlib
 from typing import Any
 
 import ibis
 
 from fmjax.config import MovieLens, MovieLensSasrec
-from fmjax.data.log import Log
+from fmjax.data.log import Log, compute
 from fmjax.data.readers import plain, raw
 from fmjax.data.readers.movietweetings import title_items
 from fmjax.data.schema import Feature, Kind, Schema, When
@@ -61,27 +62,57 @@ _GENRES_100K = (
 _AGES = (56, 50, 45, 35, 25, 18)
 _YOUNGEST = "1"
 
+# By the name of the ratings and the number of movies, which tell the edition.
+_PUBLISHED_EVENTS = {
+  ("u.data", 1_682): 100_000,
+  ("ratings.dat", 3_883): 1_000_209,
+  ("ratings_users_1_2999.dat", 3_883): 487_650,
+  ("ratings.dat", 10_681): 10_000_054,
+  ("ratings.csv", 27_278): 20_000_263,
+  ("ratings.csv", 62_423): 25_000_095,
+}
+_SASREC_NAMES = ("ml-1m_sasrec.txt", "ml-1m.txt")
+_SASREC_EVENTS = 999_611
+
 _Tables = tuple[Any, Any, Any]  # ratings, movies, and users or None
 
 # Artificial: one second a line, so that time keeps the order of the file.
 _SASREC_START_S = 946_684_800  # 2000-01-01
 
 
-def read(source: MovieLens, connection: ibis.BaseBackend) -> Log:
-  files = raw.locate(
-    source.raw or raw.data_root() / "movielens-1m",
-    connection,
-    publisher=PUBLISHER,
+def files(source: MovieLens) -> tuple[pathlib.Path, ...]:
+  """What is read."""
+  located, ratings = _locate(source)
+  others = {
+    "u.data": ("u.item", "u.user"),
+    ".dat": ("movies.dat", "users.dat"),
+    ".csv": ("movies.csv",),
+  }[_form(ratings)]
+  return located.paths([ratings, *located.find(*others)])
+
+
+def _locate(source: MovieLens) -> tuple[raw.RawFiles, str]:
+  located = raw.locate(
+    source.raw or raw.data_root() / "movielens-1m", publisher=PUBLISHER
   )
-  ratings_name = files.require(
+  ratings = located.one(
     "u.data", *_RATINGS_DAT, "ratings.csv", publisher=PUBLISHER
-  )[0]
-  if files.find("u.data"):
-    ratings, movies, users = _tables_100k(files, connection)
-  elif files.find(*_RATINGS_DAT):
-    ratings, movies, users = _tables_dat(files, connection)
-  else:
-    ratings, movies, users = _tables_csv(files, connection)
+  )
+  return located, ratings
+
+
+def _form(ratings: str) -> str:
+  for form in (".dat", ".csv"):
+    if raw.plain_name(ratings).endswith(form):
+      return form
+  return "u.data"
+
+
+def read(source: MovieLens, connection: ibis.BaseBackend) -> Log:
+  located, name = _locate(source)
+  tables = {"u.data": _tables_100k, ".dat": _tables_dat, ".csv": _tables_csv}
+  ratings, movies, users = tables[_form(name)](located, name, connection)
+  edition = (raw.plain_name(name), movies.count().to_pyarrow().as_py())
   events = ratings.select(
     row=ratings.row,
     user_id=ratings.user_id,
@@ -109,24 +140,35 @@ def read(source: MovieLens, connection: ibis.BaseBackend) -> Log:
     events=events,
     items=title_items(movies, title="title"),
     time_unit="s",
-    files=tuple(files.used),
-    place=files.place(ratings_name),
+    files=files(source),
+    place=located.place(name),
+    published_events=_PUBLISHED_EVENTS.get(edition, 0),
   )
+
+
+def sasrec_files(source: MovieLensSasrec) -> tuple[pathlib.Path, ...]:
+  """What is read."""
+  located, name = _locate_sasrec(source)
+  return located.paths([name])
+
+
+def _locate_sasrec(source: MovieLensSasrec) -> tuple[raw.RawFiles, str]:
+  located = raw.locate(
+    source.raw or raw.data_root() / "movielens-1m", publisher=SASREC_PUBLISHER
+  )
+  return located, located.one(*_SASREC_NAMES, publisher=SASREC_PUBLISHER)
 
 
 def read_sasrec(source: MovieLensSasrec, connection: ibis.BaseBackend) -> Log:
   """`user item` a line; the order of the lines is the order of time."""
-  files = raw.locate(
-    source.raw or raw.data_root() / "movielens-1m",
-    connection,
-    publisher=SASREC_PUBLISHER,
-  )
-  name = files.given_or(
-    "ml-1m_sasrec.txt", "ml-1m.txt", publisher=SASREC_PUBLISHER
-  )[0]
-  lines = plain.read_lines(connection, files.open(name))
+  located, name = _locate_sasrec(source)
+  lines = plain.read_lines(connection, located.open(name, connection))
+  published = raw.plain_name(name) in _SASREC_NAMES
   pairs: Any = plain.split_lines(
-    lines, separator=" ", columns=("user_id", "item_id")
+    lines,
+    separator=" ",
+    columns=("user_id", "item_id"),
+    place=located.place(name),
   )
   return Log(
     schema=Schema(source="movielens-sasrec", timed=False, repeats=False),
@@ -140,17 +182,20 @@ def read_sasrec(source: MovieLensSasrec, connection: ibis.BaseBackend) -> Log:
     ),
     items=None,
     time_unit="s",
-    files=tuple(files.used),
-    place=files.place(name),
+    files=sasrec_files(source),
+    place=located.place(name),
+    published_events=_SASREC_EVENTS if published else 0,
   )
 
 
-def _tables_100k(files: raw.RawFiles, connection: ibis.BaseBackend) -> _Tables:
-  ratings = _split(files, connection, ("u.data",), "\t", _RATINGS)
+def _tables_100k(
+  located: raw.RawFiles, ratings_name: str, connection: Any
+) -> _Tables:
+  ratings = _split(located, connection, ratings_name, "\t", _RATINGS)
   flags = tuple(f"genre_{place}" for place in range(len(_GENRES_100K)))
   columns = ("movie_id", "title", "released", "video", "url", *flags)
   movies = _split(
-    files, connection, ("u.item",), "|", columns, encoding="latin-1"
+    located, connection, "u.item", "|", columns, encoding="latin-1"
   )
   names = ibis.array(
     [
@@ -160,38 +205,46 @@ def _tables_100k(files: raw.RawFiles, connection: ibis.BaseBackend) -> _Tables:
   )
   names = names.filter(lambda name: name.notnull())
   movies = movies.select("row", "movie_id", "title", genres=names.join("|"))
-  if not files.find("u.user"):
+  if not located.find("u.user"):
     return ratings, movies, None
-  order = ("user_id", "age", "gender", "occupation")
-  users = _split(files, connection, ("u.user",), "|", order)
+  order = ("user_id", "age", "gender", "occupation", "zip_code")
+  users = _split(located, connection, "u.user", "|", order)
   years = users.age.try_cast("int64")
   ranges = [(years >= start, str(start)) for start in _AGES]
   users = users.mutate(age=ibis.cases(*ranges, else_=_YOUNGEST))
   return ratings, movies, users.select("row", *_USERS)
 
 
-def _tables_dat(files: raw.RawFiles, connection: ibis.BaseBackend) -> _Tables:
-  ratings = _split(files, connection, _RATINGS_DAT, "::", _RATINGS)
+def _tables_dat(
+  located: raw.RawFiles, ratings_name: str, connection: Any
+) -> _Tables:
+  ratings = _split(located, connection, ratings_name, "::", _RATINGS)
   columns = ("movie_id", "title", "genres")
   # 10M, which alone has tags, turned from Latin-1 to UTF-8.
-  encoding = "utf-8" if files.find("tags.dat") else "latin-1"
+  encoding = "utf-8" if located.find("tags.dat") else "latin-1"
   movies = _split(
-    files, connection, ("movies.dat",), "::", columns, encoding=encoding
+    located, connection, "movies.dat", "::", columns, encoding=encoding
   )
-  if not files.find("users.dat"):  # 10M publishes none
+  if not located.find("users.dat"):  # 10M publishes none
     return ratings, movies, None
-  users = _split(files, connection, ("users.dat",), "::", _USERS)
-  return ratings, movies, users
+  users = _split(located, connection, "users.dat", "::", (*_USERS, "zip_code"))
+  return ratings, movies, users.select("row", *_USERS)
 
 
-def _tables_csv(files: raw.RawFiles, connection: ibis.BaseBackend) -> _Tables:
-  ratings = _csv(
-    files,
-    connection,
-    "ratings.csv",
-    ("userId", "movieId", "rating", "timestamp"),
+def _tables_csv(
+  located: raw.RawFiles, ratings_name: str, connection: Any
+) -> _Tables:
+  def table(name: str, columns: tuple[str, ...]) -> Any:
+    path, place = located.open(name, connection), located.place(name)
+    table = plain.read_csv(connection, [path], place=place)
+    return plain.require_columns(table, columns, place=place)
+
+  ratings = table(ratings_name, ("userId", "movieId", "rating", "timestamp"))
+  name = located.require("movies.csv", publisher=PUBLISHER)[0]
+  # Computed here, so that a malformed line is blamed on its own file.
+  movies: Any = compute(
+    table(name, ("movieId", "title", "genres")), place=located.place(name)
   )
-  movies = _csv(files, connection, "movies.csv", ("movieId", "title", "genres"))
   return (
     ratings.rename(
       user_id="userId", movie_id="movieId", rating_timestamp="timestamp"
@@ -207,26 +260,19 @@ def _tables_csv(files: raw.RawFiles, connection: ibis.BaseBackend) -> _Tables:
 
 
 def _split(
-  files: raw.RawFiles,
-  connection: ibis.BaseBackend,
-  patterns: tuple[str, ...],
+  located: raw.RawFiles,
+  connection: Any,
+  name: str,
   separator: str,
   columns: tuple[str, ...],
   *,
   encoding: str = "utf-8",
 ) -> Any:
-  found = files.require(*patterns, publisher=PUBLISHER)[0]
-  path = files.open(found, encoding=encoding)
+  """The fields of a file's lines; `name` is a member, or how it is called."""
+  if name not in located.names:
+    name = located.require(name, publisher=PUBLISHER)[0]
+  path = located.open(name, connection, encoding=encoding)
   lines = plain.read_lines(connection, path)
-  return plain.split_lines(lines, separator=separator, columns=columns)
-
-
-def _csv(
-  files: raw.RawFiles,
-  connection: ibis.BaseBackend,
-  name: str,
-  columns: tuple[str, ...],
-) -> Any:
-  found = files.require(name, publisher=PUBLISHER)[0]
-  table = plain.read_csv(connection, [files.open(found)], place=found)
-  return plain.require_columns(table, columns, place=found)
+  return plain.split_lines(
+    lines, separator=separator, columns=columns, place=located.place(name)
+  )

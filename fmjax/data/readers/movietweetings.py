@@ -5,6 +5,7 @@
 a film's first rating stands for its launch.
 """
 
+import pathlib
 from typing import Any
 
 import ibis
@@ -34,13 +35,21 @@ COLUMNS = {
 }
 
 
-def read(source: MovieTweetings, connection: ibis.BaseBackend) -> Log:
-  files = raw.locate(
-    source.raw or raw.shipped_root() / "movietweetings",
-    connection,
-    publisher=PUBLISHER,
+def files(source: MovieTweetings) -> tuple[pathlib.Path, ...]:
+  """What is read."""
+  located = _locate(source)
+  return located.paths(_member(located, stem) for stem in COLUMNS)
+
+
+def _locate(source: MovieTweetings) -> raw.RawFiles:
+  return raw.locate(
+    source.raw or raw.shipped_root() / "movietweetings", publisher=PUBLISHER
   )
-  published = tables(files, connection)
+
+
+def read(source: MovieTweetings, connection: ibis.BaseBackend) -> Log:
+  located = _locate(source)
+  published = tables(located, connection)
   ratings, movies = published["ratings"], published["movies"]
   events = ratings.select(
     row=ratings.row,
@@ -56,35 +65,44 @@ def read(source: MovieTweetings, connection: ibis.BaseBackend) -> Log:
     events=events,
     items=title_items(movies, title="movie_title"),
     time_unit="s",
-    files=tuple(files.used),
-    place=files.place(files.find("ratings.*")[0]),
+    files=files(source),
+    place=located.place(_member(located, "ratings")),
   )
 
 
 def tables(
-  files: raw.RawFiles, connection: ibis.BaseBackend
+  located: raw.RawFiles, connection: ibis.BaseBackend
 ) -> dict[str, ibis.Table]:
   """The published columns as text, from .dat files or the shipped Parquet."""
   return {
-    stem: _table(files, connection, stem, columns)
+    stem: _table(located, connection, stem, columns)
     for stem, columns in COLUMNS.items()
   }
 
 
+def _member(located: raw.RawFiles, stem: str) -> str:
+  patterns = (f"{stem}.dat", f"{stem}.parquet")
+  if stem == "ratings":
+    return located.one(*patterns, publisher=PUBLISHER)
+  return located.require(*patterns, publisher=PUBLISHER)[0]
+
+
 def _table(
-  files: raw.RawFiles,
+  located: raw.RawFiles,
   connection: ibis.BaseBackend,
   stem: str,
   columns: tuple[str, ...],
 ) -> ibis.Table:
-  name = files.require(f"{stem}.dat", f"{stem}.parquet", publisher=PUBLISHER)
-  path = files.open(name[0])
+  name = _member(located, stem)
+  path = located.open(name, connection)
   if path.suffix == ".parquet":
-    table = plain.read_parquet(connection, [path], place=name[0])
-    table = plain.require_columns(table, columns, place=name[0])
+    table = plain.read_parquet(connection, [path], place=name)
+    table = plain.require_columns(table, columns, place=name)
     return plain.as_text(table)
   lines = plain.read_lines(connection, path)
-  return plain.split_lines(lines, separator="::", columns=columns)
+  return plain.split_lines(
+    lines, separator="::", columns=columns, place=located.place(name)
+  )
 
 
 def title_items(movies: Any, *, title: str) -> ibis.Table:

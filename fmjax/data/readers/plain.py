@@ -69,14 +69,22 @@ def read_lines(connection: Any, path: pathlib.Path) -> ibis.Table:
 
 
 def split_lines(
-  lines: Any, *, separator: str, columns: Sequence[str]
+  lines: Any, *, separator: str, columns: Sequence[str], place: str
 ) -> ibis.Table:
   """`row` and the parts of each line as text; a missing part is null.
+
+  A line of too many parts raises: nobody knows which of them belongs where.
 
   DuckDB's CSV reader took delimiters of several characters late and with limits
   of its own; splitting the line works on every version, and out of core.
   """
   parts = lines.line.split(separator)
+  longer = lines.filter(parts.length() > len(columns)).limit(1)
+  for row in longer.select("row", "line").to_pyarrow().to_pylist():
+    raise DataError(
+      f"{place}, line {row['row']}: {row['line']!r} has more than"
+      f" {len(columns)} fields ({', '.join(columns)}); repair that line"
+    )
   return lines.select(
     "row",
     **{column: parts[place] for place, column in enumerate(columns)},
@@ -135,8 +143,9 @@ def first_of_each(table: Any, key: str) -> ibis.Table:
 
 
 def _numbered(table: ibis.Table) -> ibis.Table:
-  if "row" in table.columns:
-    table = table.rename({"published_row": "row"})
+  for name in table.columns:  # DuckDB ignores case
+    if name.lower() == "row":
+      table = table.rename({"published_row": name})
   number = (ibis.row_number() + 1).cast("int64")
   return table.select(
     row=number, **{name: table[name] for name in table.columns}
@@ -146,11 +155,14 @@ def _numbered(table: ibis.Table) -> ibis.Table:
 def _header(path: pathlib.Path, *, delimiter: str, place: str) -> list[str]:
   with path.open(encoding="utf-8-sig", newline="") as stream:
     header = next(csv.reader(stream, delimiter=delimiter), None)
+  # pandas leaves the index without a name.
+  header = [n or f"column_{i}" for i, n in enumerate(header or (), start=1)]
   if not header:
     raise DataError(f"{place} is empty; its first line must name the columns")
-  repeated = {name for name in header if header.count(name) > 1}
-  if repeated:
-    raise DataError(
-      f"{place} names the column {sorted(repeated)[0]!r} twice; rename one"
-    )
+  lower = [name.lower() for name in header]
+  for name in header:
+    if lower.count(name.lower()) > 1:
+      raise DataError(
+        f"{place} names the column {name!r} twice (in any case); rename one"
+      )
   return header

@@ -22,10 +22,8 @@ import tempfile
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
-
-import ibis
 
 from fmjax.data.schema import DataError
 
@@ -60,16 +58,12 @@ class RawFiles:
     root: the folder, or the archive, or the one file named by the user.
     names: path of each file inside the root; a name is looked up by its last
       part, so that archives with or without a top folder both work.
-    scratch: temporary folder for what must be unpacked.
     given: the member that the user named, if it was one plain file.
-    used: what was opened, for the checksum; an archive counts as one file.
   """
 
   root: pathlib.Path
   names: tuple[str, ...]
-  scratch: pathlib.Path
   given: str = ""
-  used: list[pathlib.Path] = dataclasses.field(default_factory=list)
 
   def find(self, *patterns: str) -> list[str]:
     """Members whose file name, less .xz or .gz, matches, sorted by name."""
@@ -77,7 +71,7 @@ class RawFiles:
       name
       for pattern in patterns
       for name in self.names
-      if fnmatch.fnmatchcase(_plain_name(name), pattern)
+      if fnmatch.fnmatchcase(plain_name(name), pattern)
     ]
 
   def require(self, *patterns: str, publisher: str) -> list[str]:
@@ -96,15 +90,40 @@ class RawFiles:
       return [self.given]
     return self.require(*patterns, publisher=publisher)
 
-  def open(self, name: str, *, encoding: str = "utf-8") -> pathlib.Path:
+  def one(self, *patterns: str, publisher: str) -> str:
+    """As `given_or`, where two files would be two logs."""
+    found = self.given_or(*patterns, publisher=publisher)
+    if len(found) > 1:
+      raise DataError(
+        f"{self.root} holds {' and '.join(found)}; give the file that is meant"
+        " with --raw"
+      )
+    return found[0]
+
+  def paths(self, names: Iterable[str]) -> tuple[pathlib.Path, ...]:
+    """What holds the members, for the checksum: an archive is one file."""
+    if self.root.is_file():
+      return (self.root,)
+    return tuple(self.root / name for name in names)
+
+  def open(
+    self,
+    name: str,
+    connection: Any,
+    *,
+    encoding: str = "utf-8",
+  ) -> pathlib.Path:
     """A plain UTF-8 copy of a member, or the member itself if it is one.
 
     Raises DataError for truncated archives and bytes not in `encoding`.
+
+    Args:
+      name: of the member.
+      connection: a copy is removed with it.
+      encoding: of the member.
     """
     place = self.place(name)
     source = self.root if self.root.is_file() else self.root / name
-    if source not in self.used:
-      self.used.append(source)
     packed = self.root.is_file() and _archive(self.root) is not None
     plain = not packed and not name.endswith(_COMPRESSED)
     self._verify(name)
@@ -115,8 +134,7 @@ class RawFiles:
         for _ in _checked(stream, encoding=encoding, place=place):
           pass
       return source
-    target = self.scratch / f"{len(list(self.scratch.iterdir()))}"
-    target = target.with_name(f"{target.name}-{_plain_name(name)}")
+    target = scratch_of(connection) / plain_name(name)
     try:
       with self._stream(name) as stream, target.open("wb") as out:
         if name.endswith(".parquet"):
@@ -128,6 +146,10 @@ class RawFiles:
       raise DataError(
         f"{place} is truncated or damaged ({error}); download it again"
       ) from None
+    except RuntimeError as error:  # zipfile's, of a password or a method
+      raise DataError(
+        f"{place} cannot be unpacked ({error}); unpack it and give the folder"
+      ) from None
     return target
 
   def _verify(self, name: str) -> None:
@@ -136,8 +158,9 @@ class RawFiles:
     if not sums.is_file():
       return
     for line in sums.read_text().splitlines():
-      digest, listed = line.split(maxsplit=1)
-      if listed == name:
+      digest, _, listed = line.partition(" ")
+      # "*" marks a binary file, as if that made a difference.
+      if listed.lstrip(" *").removeprefix("./") == name:
         with (self.root / name).open("rb") as stream:
           found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != digest:
@@ -173,9 +196,7 @@ class RawFiles:
       yield stream
 
 
-def locate(
-  raw: str | pathlib.Path, connection: ibis.BaseBackend, *, publisher: str
-) -> RawFiles:
+def locate(raw: str | pathlib.Path, *, publisher: str) -> RawFiles:
   """The files at `raw`: a folder, a zip or tar archive, or one file.
 
   For one file that is no archive, its folder is taken: a log rarely comes
@@ -205,14 +226,10 @@ def locate(
     names = sorted(names) + sorted(nested)
   else:
     names = _members(root)
-  return RawFiles(
-    root=root, names=tuple(names), scratch=scratch_of(connection), given=given
-  )
+  return RawFiles(root=root, names=tuple(names), given=given)
 
 
-def one_file(
-  path: pathlib.Path, connection: ibis.BaseBackend
-) -> tuple[RawFiles, str]:
+def one_file(path: pathlib.Path) -> tuple[RawFiles, str]:
   """A single file or an archive that holds one, and its member's name."""
   if _archive(path) is None:
     names = (path.name,)
@@ -224,18 +241,24 @@ def one_file(
         f"{path} holds {len(names)} files where one is expected; unpack it and"
         " give the file that is meant"
       )
-  files = RawFiles(root=root, names=names, scratch=scratch_of(connection))
-  return files, names[0]
+  return RawFiles(root=root, names=names), names[0]
 
 
-def scratch_of(connection: ibis.BaseBackend) -> pathlib.Path:
-  """A temporary folder that is removed with the connection."""
-  scratch = pathlib.Path(tempfile.mkdtemp(prefix="fmjax-"))
+def scratch_of(connection: Any) -> pathlib.Path:
+  """A new temporary folder, removed with the connection.
+
+  It lies beside the engine's own file if it has one: where there is room.
+  """
+  query = "FROM duckdb_databases() SELECT path WHERE NOT internal LIMIT 1"
+  ((file,),) = connection.con.sql(query).fetchall()
+  parent = pathlib.Path(file).parent if file else None
+  scratch = pathlib.Path(tempfile.mkdtemp(prefix="fmjax-", dir=parent))
   weakref.finalize(connection, shutil.rmtree, scratch, ignore_errors=True)
   return scratch
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
+  """The file's own name, less .xz or .gz."""
   name = name.rsplit("/", 1)[-1]
   for suffix in _COMPRESSED:
     name = name.removesuffix(suffix)

@@ -6,6 +6,8 @@ event depends on nothing but its seed and its block, so the log is the same
 however it is generated, and no more than a block is held in memory.
 """
 
+import pathlib
+
 import ibis
 import numpy as np
 import pyarrow as pa
@@ -34,6 +36,12 @@ _ZIPF = 1.1
 _DEVICES = ("phone", "tablet", "tv", "laptop")
 _HOME_DEVICE = 0.9  # share of the events on the user's usual device
 _DURATION_MS = 60_000  # median; four times as long if it is to the taste
+
+
+def files(source: Synthetic) -> tuple[pathlib.Path, ...]:
+  """None: the log is made of nothing but its numbers."""
+  del source
+  return ()
 
 
 def read(source: Synthetic, connection: ibis.BaseBackend) -> Log:
@@ -67,7 +75,7 @@ def read(source: Synthetic, connection: ibis.BaseBackend) -> Log:
     ),
     items=plain.read_parquet(connection, [items], place=items.name).drop("row"),
     time_unit="us",
-    files=(),
+    files=files(source),
     place=f"synthetic log of seed {source.seed}",
   )
 

@@ -23,36 +23,37 @@ _DEFAULT_ACTION = "interact"
 _LAUNCH = Feature(name="launch_time", kind=Kind.TIMESTAMP)
 
 
+def files(source: Table) -> tuple[pathlib.Path, ...]:
+  """What is read: the events, the items if there are any, the mapping."""
+  path, tree = _mapping(source)
+  found = [_events_file(source, path, tree)]
+  if "items" in tree:
+    found.append(_items_file(path, tree))
+  return (*found, path)
+
+
 def read(source: Table, connection: ibis.BaseBackend) -> Log:
-  if not source.mapping:
-    raise DataError(
-      "source 'table' needs --mapping MAP.toml, which names the columns;"
-      " fmjax/data/readers/mapping.py shows a complete one"
-    )
-  path = pathlib.Path(source.mapping).expanduser()
-  tree = parse_mapping(path)
-  place = f"[events] in {path.name}"
-  events = Mapping(tree["events"], EVENT_KEYS, place)
+  path, tree = _mapping(source)
+  events = Mapping(tree["events"], EVENT_KEYS, f"[events] in {path.name}")
   unit = events.choice("time_unit", TIME_UNITS, events.require("time_unit"))
   declared = parse_features(
     tree.get("features", {}), f"[features] in {path.name}"
   )
-
-  file = path.parent / (source.raw or events.require("file"))
-  if source.raw:
-    file = pathlib.Path(source.raw).expanduser()
-  if file.is_dir():
-    file = file / events.require("file")
-  files, table, named = _open(
-    connection, file, delimiter=events.get("delimiter", ",")
+  table, place = _open(
+    connection,
+    _events_file(source, path, tree),
+    delimiter=events.get("delimiter", ","),
   )
-  used = [*files.used]
-  columns = _event_columns(events, declared, table, place=named)
-
+  columns = _event_columns(events, declared, table, place=place)
+  # What is not delivered as published tells duplicates apart, and is shown.
+  further = {
+    f"published_{name}": table[name]
+    for name in table.columns
+    if not any(value.equals(table[name]) for value in columns.values())
+  }
   items, metadata = None, ()
   if "items" in tree:
-    items, metadata, item_files = _read_items(connection, tree["items"], path)
-    used += item_files
+    items, metadata = _read_items(connection, tree, path)
   return Log(
     schema=Schema(
       source="table",
@@ -61,30 +62,60 @@ def read(source: Table, connection: ibis.BaseBackend) -> Log:
       target_actions=tuple(map(str, events.get("target_actions", []))),
       repeats=events.get("repeats", False),
     ),
-    events=table.select(**columns),
+    events=table.select(**columns, **further),
     items=items,
     time_unit=unit,
-    files=(*used, path),
-    place=named,
+    files=files(source),
+    place=place,
   )
 
 
-def _open(
-  connection: ibis.BaseBackend, file: pathlib.Path, *, delimiter: str
-) -> tuple[raw.RawFiles, ibis.Table, str]:
+def _mapping(source: Table) -> tuple[pathlib.Path, dict[str, Any]]:
+  if not source.mapping:
+    raise DataError(
+      "source 'table' needs --mapping MAP.toml, which names the columns;"
+      " fmjax/data/readers/mapping.py shows a complete one"
+    )
+  path = pathlib.Path(source.mapping).expanduser()
+  return path, parse_mapping(path)
+
+
+def _events_file(
+  source: Table, path: pathlib.Path, tree: dict[str, Any]
+) -> pathlib.Path:
+  events = Mapping(tree["events"], EVENT_KEYS, f"[events] in {path.name}")
+  if not source.raw:
+    return _present(path.parent / events.require("file"))
+  file = pathlib.Path(source.raw).expanduser()
+  return _present(file / events.require("file") if file.is_dir() else file)
+
+
+def _items_file(path: pathlib.Path, tree: dict[str, Any]) -> pathlib.Path:
+  items = Mapping(tree["items"], ITEM_KEYS, f"[items] in {path.name}")
+  return _present(path.parent / items.require("file"))
+
+
+def _present(file: pathlib.Path) -> pathlib.Path:
   if not file.is_file():
     raise DataError(
       f"{file} does not exist; give the file with --raw or as `file` in the"
       " mapping"
     )
-  files, name = raw.one_file(file, connection)
-  path, place = files.open(name), files.place(name)
+  return file
+
+
+def _open(
+  connection: ibis.BaseBackend, file: pathlib.Path, *, delimiter: str
+) -> tuple[ibis.Table, str]:
+  """The table of a file, and how an error names it."""
+  located, name = raw.one_file(file)
+  path, place = located.open(name, connection), located.place(name)
   if path.suffix == ".parquet":
-    return files, plain.read_parquet(connection, [path], place=place), place
+    return plain.read_parquet(connection, [path], place=place), place
   if len(delimiter) != 1:
     raise DataError(f"delimiter = {delimiter!r} is not one character")
   table = plain.read_csv(connection, [path], place=place, delimiter=delimiter)
-  return files, table, place
+  return table, place
 
 
 def _event_columns(
@@ -99,7 +130,7 @@ def _event_columns(
 
   action = ibis.literal(events.get("default_action", _DEFAULT_ACTION))
   if "action" in events.tree:
-    action = column("action").cast("string").nullif("")
+    action = parse.text(column("action")).nullif("")
     if "default_action" in events.tree:
       action = action.fill_null(events.get("default_action"))
   duration = ibis.null("int64")
@@ -126,14 +157,14 @@ def _event_columns(
 
 def _read_items(
   connection: ibis.BaseBackend, tree: dict[str, Any], mapping: pathlib.Path
-) -> tuple[ibis.Table, tuple[Feature, ...], list[pathlib.Path]]:
-  keys = Mapping(tree, ITEM_KEYS, f"[items] in {mapping.name}")
+) -> tuple[ibis.Table, tuple[Feature, ...]]:
+  keys = Mapping(tree["items"], ITEM_KEYS, f"[items] in {mapping.name}")
   declared = parse_features(
     keys.get("features", {}), f"[items.features] in {mapping.name}", items=True
   )
-  files, table, place = _open(
+  table, place = _open(
     connection,
-    mapping.parent / keys.require("file"),
+    _items_file(mapping, tree),
     delimiter=keys.get("delimiter", ","),
   )
   unit = "iso"
@@ -157,7 +188,7 @@ def _read_items(
     table.select(
       _row=table.row,
       _fault=parse.first_fault(checks),
-      item_id=item.cast("string"),
+      item_id=parse.text(item),
       title=title,
       launch_time=launch,
       **{
@@ -169,13 +200,16 @@ def _read_items(
   )
   _validate_items(items, place)
   metadata = tuple(feature for feature, _ in declared)
-  return items.drop("_row", "_fault"), metadata, files.used
+  return items.drop("_row", "_fault"), metadata
 
 
 def _validate_items(items: Any, place: str) -> None:
   wrong = items.filter(items._fault.notnull()).order_by("_row").limit(1)
   for row in wrong.select("_row", "_fault").to_pyarrow().to_pylist():
-    raise DataError(f"{place}, row {row['_row']}: {row['_fault']}; repair it")
+    remedy = "repair it"
+    if row["_fault"].startswith("implausible"):
+      remedy = "a time is from 1902 to 2037, check launch_unit"
+    raise DataError(f"{place}, row {row['_row']}: {row['_fault']}; {remedy}")
   twice: Any = items.group_by("item_id").agg(rows=lambda t: t.count())
   twice = twice.filter(twice.rows > 1).order_by("item_id").limit(1)
   for row in twice.to_pyarrow().to_pylist():
@@ -202,8 +236,12 @@ def _value(
     parts = [_column(table, name, place) for name in keys.get("columns")]
     return ibis.array([part.try_cast("float64") for part in parts])
   value = _column(table, keys.get("column", feature.name), place)
-  if not many or value.type().is_array():
+  if not many:
     return value
+  if value.type().is_array():
+    if feature.kind == Kind.BAG:
+      return value
+    return value.map(lambda one: one.try_cast("float64"))
   if not keys.get("separator"):
     raise DataError(
       f"{keys.place}: a {feature.kind} in one column needs a separator"

@@ -1,0 +1,136 @@
+"""The README's numbers, written between its markers from committed results.
+
+python -m analysis.readme       # also `make figures`
+
+A test holds that the README is what this would write.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fmjax.scaling import markdown
+
+HERE = pathlib.Path(__file__).parent
+RESULTS, README = HERE / "results", HERE.parent / "README.md"
+
+_QUICKSTART_BASELINES = {
+  "popularity_all": "popularity, all time",
+  "popularity_7d_frozen": "popularity, 7 days before the cut",
+  "popularity_1d_rolling": "popularity, last day",
+  "popularity_3d_rolling": "popularity, last 3 days",
+  "popularity_7d_rolling": "popularity, last 7 days",
+  "popularity_30d_rolling": "popularity, last 30 days",
+  "cooccurrence": "co-occurrence",
+}
+_DIGITS = {"nll": 3, "hr@10": 4, "ndcg@10": 4, "coverage@10": 3}
+
+# https://github.com/antklen/sasrec-bert4rec-recsys23, full ranking.
+_PUBLISHED_SASREC = {"hr@10": 0.3152, "ndcg@10": 0.1821}
+
+
+def quickstart(result: Mapping[str, Any]) -> str:
+  """What the command says at its end, and the table of its rungs."""
+  head = ("model", "backbone", "parameters", "tokens", "FLOPs")
+  metrics = ("nll", "hr@10", "ndcg@10")
+  rows = []
+  for rung in result["rungs"]:
+    chosen = "**" if rung["name"] == result["best"] else ""
+    rows.append(
+      (
+        f"{chosen}{rung['name']}{chosen}",
+        f"{rung['params']['backbone']:,}",
+        f"{rung['params']['total']:,}",
+        f"{rung['tokens']:,}",
+        f"{rung['flops']:.1e}",
+        *_cells(rung["test"], metrics),
+      )
+    )
+  for name, label in _QUICKSTART_BASELINES.items():
+    cells = _cells(result["baselines"][name], metrics)
+    rows.append((label, "", "", "", "", *cells))
+  facts = result["protocol"]
+  lines = [
+    "```",
+    *markdown.verdicts(result),
+    "```",
+    "",
+    _table((*head, "test NLL", "HR@10", "NDCG@10"), rows),
+    "",
+    f"MovieTweetings, temporal split, {facts['users']:,} users, all"
+    f" {facts['items']:,} items ranked, seen items left out; bold: chosen on"
+    " validation. Brackets: 95 % over users."
+    " [Whole result](analysis/results/movietweetings/quickstart.json).",
+  ]
+  return "\n".join(lines)
+
+
+def movielens_1m(result: Mapping[str, Any]) -> str:
+  """SASRec with full cross-entropy beside its published numbers."""
+  metrics = ("hr@10", "ndcg@10", "coverage@10")
+  published = tuple(f"{value:.4f}" for value in _PUBLISHED_SASREC.values())
+  baselines = result["baselines"]
+  rows = [
+    ("fmjax, `sasrec_ce`", *_cells(result["test"], metrics)),
+    ("SASRec+ as published", *published, ""),
+    ("popularity", *_cells(baselines["popularity_all"], metrics)),
+    ("co-occurrence", *_cells(baselines["cooccurrence"], metrics)),
+  ]
+  lines = [
+    "MovieLens-1M, leave-last-out, every item ranked, seen items left out"
+    f" (`{result['command']}`; step {result['selected_step']:,} chosen on"
+    f" validation, seed {result['seed']},"
+    f" {result['wall_s'] / 60:.0f} minutes on {result['device']}):",
+    "",
+    _table(("model", "test HR@10", "test NDCG@10", "coverage@10"), rows),
+  ]
+  return "\n".join(lines)
+
+
+def _cells(
+  values: Mapping[str, Any], metrics: Sequence[str]
+) -> tuple[str, ...]:
+  cells = []
+  for metric in metrics:
+    value, digits = values.get(metric), _DIGITS[metric]
+    cell = "–" if value is None else f"{value:.{digits}f}"
+    if ends := values.get(f"{metric}_ci"):
+      cell += f" [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
+    cells.append(cell)
+  return tuple(cells)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  lines = [head, ("---", *("---:",) * (len(head) - 1)), *rows]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# Marker: the result that it shows, and the function that renders it.
+BLOCKS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+  "quickstart": ("movietweetings/quickstart.json", quickstart),
+  "movielens_1m": ("movielens_1m/sasrec_ce.json", movielens_1m),
+}
+
+
+def fill(text: str) -> str:
+  """The README with every marked block written anew."""
+  for name, (source, render) in BLOCKS.items():
+    body = render(json.loads((RESULTS / source).read_text()))
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    pattern = re.escape(begin) + ".*?" + re.escape(end)
+    if not re.search(pattern, text, re.DOTALL):
+      raise ValueError(f"README.md lacks the markers {begin} and {end}")
+    block = f"{begin}\n{body}\n{end}"
+    text = re.sub(pattern, lambda _, b=block: b, text, flags=re.DOTALL)
+  return text
+
+
+def main() -> None:
+  README.write_text(fill(README.read_text()))
+  print("README.md from analysis/results")
+
+
+if __name__ == "__main__":
+  main()
