@@ -111,7 +111,8 @@ def train(
 
   Raises:
     RunError: a loss, gradient or parameter is not finite; the batch is saved in
-      `run_dir`. The directory's checkpoint is of another configuration.
+      `run_dir`.
+    ConfigError: the checkpoint in `run_dir` is of another configuration.
   """
   validate(experiment)
   run_dir.mkdir(parents=True, exist_ok=True)
