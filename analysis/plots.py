@@ -82,7 +82,9 @@ def movielens_1m(result: dict[str, Any], path: pathlib.Path) -> None:
     axis.set_axisbelow(True)
     for side in ("top", "right"):
       axis.spines[side].set_visible(False)
-    axis.legend(loc="lower right", fontsize=9, frameon=False)
+    axis.legend(
+      loc="center right", bbox_to_anchor=(1.0, 0.35), fontsize=9, frameon=False
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.savefig(path, dpi=160)
     canvas.savefig(path.with_suffix(".svg"), metadata={"Date": None})

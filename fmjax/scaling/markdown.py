@@ -14,6 +14,12 @@ _PARTS = {
 }
 _METRICS = {"nll": ("NLL", 3), "hr@10": ("HR@10", 4), "ndcg@10": ("NDCG@10", 4)}
 _NONE = "–"
+_MAIN_COMPARISONS = (
+  "best_vs_popularity_all",
+  "best_vs_popularity_7d_rolling",
+  "best_vs_cooccurrence",
+  "best_vs_smallest",
+)
 _VAGUE = 1_000  # an interval of three decades says nothing, in many digits
 
 
@@ -74,13 +80,19 @@ def table(content: Mapping[str, Any]) -> str:
 
 
 def verdicts(content: Mapping[str, Any]) -> list[str]:
-  """What a report says in a terminal, below its table."""
+  """What a report says in a terminal, below its table: the main comparisons.
+
+  All of them are in report.md.
+  """
   lines = [
     f"{metric.upper()}: {finding}"
     for metric, finding in content["findings"].items()
   ]
   best, metric = content["best"], content["compare_metric"]
-  for name, (low, high) in content["compare"].items():
+  for name in _MAIN_COMPARISONS:
+    if name not in content["compare"]:
+      continue
+    low, high = content["compare"][name]
     lines.append(
       f"{best} {name.removeprefix('best_').replace('_', ' ', 1)}, {metric}:"
       f" {content['compare_difference'][name]:+.4f} [{low:+.4f}, {high:+.4f}]"
