@@ -160,7 +160,8 @@ def _covariance(form, theta_i, u_n, z_n, *, free_i, delta):
   residual_n = np.sort(np.abs(z_n - form.log_y(theta_i[None], u_n)[0]))
   noise = np.median(residual_n[size - 1 :]) / scipy.stats.norm.ppf(0.75)
   noise = np.sqrt((np.minimum(residual_n, 3 * noise) ** 2).sum() / freedom)
-  k = delta / max(noise, 1e-300)
+  # Without noise k has no end; from 40 on the factor is 1 in every digit.
+  k = min(delta / max(noise, 1e-300), 40.0)
   inside = scipy.special.erf(k / np.sqrt(2))
   square = (
     inside - 2 * k * scipy.stats.norm.pdf(k) + 2 * k**2 * scipy.stats.norm.sf(k)

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fmjax.scaling import fit, forms
@@ -22,6 +22,8 @@ def law(x, *, noise: float = 0.0, seed: int = 0):
   return y * np.exp(noise * draw)
 
 
+# Fits to the last digit: no residual is left to read the noise from.
+@example(floor=1.0, share=1.0, alpha=0.109375)
 @settings(deadline=None, max_examples=25)
 @given(
   floor=st.floats(0.5, 10),
