@@ -89,7 +89,7 @@ def disagreements(source: str) -> list[str]:
 
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.expr) and (subscripts := einsum_subscripts(node)):
-      operands = node.args[1:]  # type: ignore[attr-defined]
+      operands = node.args[1:]
       inputs, output = subscripts
       unknown = set("".join(inputs) + output) - set(ALPHABET)
       if unknown:

@@ -1,6 +1,5 @@
 """Finished runs as a table, a JSON file and the scaling figure."""
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -13,46 +12,28 @@ from fmjax import config as config_lib
 from fmjax.data.prepare import ensure_prepared
 from fmjax.data.schema import DataError
 from fmjax.eval.compare import compare
-from fmjax.eval.ranked import Ranked, from_parquet
+from fmjax.eval.ranked import Ranked
 from fmjax.scaling import (
   figure,
   fit,
   forms,
-  launch,
   markdown,
   measure,
   records,
+)
+from fmjax.scaling.rungs import (
+  SELECTED_ON,
+  Rung,
+  find_runs,
+  is_run,
+  read_rungs,
+  refuse_mixture,
 )
 from fmjax.scaling.uncertainty import Samples, band, sample
 
 METRICS = ("nll", "hr@10", "ndcg@10")
 FITTED = ("nll", "ndcg@10")
 COMPARED = "ndcg@10"
-_SELECTED_ON = "ndcg@10"  # of validation, as the training loop does
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rung:
-  """The runs of one configuration; they differ by seed alone."""
-
-  name: str
-  results: list[dict[str, Any]]
-  ranked: list[Ranked]
-
-  @property
-  def first(self) -> dict[str, Any]:
-    return self.results[0]
-
-  @property
-  def backbone(self) -> int:
-    return self.first["params"]["backbone"]
-
-  def mean(self, key: str) -> float:
-    return float(np.mean([result[key] for result in self.results]))
-
-  @property
-  def validation(self) -> float:
-    return float(np.mean([r["validation"][_SELECTED_ON] for r in self.results]))
 
 
 def report(
@@ -77,8 +58,8 @@ def report(
   """
   run_dirs, notes = find_runs(places)
   rungs = read_rungs(run_dirs)
-  if not all(map(_is_run, places)):
-    _refuse_mixture(rungs, places)
+  if not all(map(is_run, places)):
+    refuse_mixture(rungs, places)
   baseline_dir = _baseline_dir(rungs[0], run_dirs[0].parent)
   content = analyze(
     rungs,
@@ -124,116 +105,6 @@ def _commit(
   )
 
 
-def find_runs(
-  places: Sequence[pathlib.Path],
-) -> tuple[list[pathlib.Path], list[str]]:
-  """Finished run directories, and a sentence on each that was left out.
-
-  Of a folder with `sweep.json`, the runs that it lists and those that differ
-  from one of them by seed alone; of another folder, all runs.
-  """
-  found: list[pathlib.Path] = []
-  notes: list[str] = []
-  for place in places:
-    if _is_run(place):
-      found.append(place)
-      continue
-    inside = sorted(path.parent for path in place.glob("*/status.json"))
-    if not inside:
-      raise DataError(
-        f"{place} holds no run: name run directories or the folder of a sweep"
-      )
-    listed = launch.read_list(place)
-    if listed is not None:
-      wanted = {_but_seed(run) for run in inside if run.name in listed}
-      others = [
-        run
-        for run in inside
-        if run.name not in listed
-        and (_but_seed(run) is None or _but_seed(run) not in wanted)
-      ]
-      inside = [run for run in inside if run not in others]
-      notes += [
-        f"{run.name} is left out: the experiment file, as it was last swept,"
-        " has no such run"
-        for run in others
-      ]
-    found += inside
-  done = []
-  for path in found:
-    if (state := launch.state_of(path)) == "done":
-      done.append(path)
-    else:
-      notes.append(f"{path.name} is left out: it is {state}")
-  if not done:
-    raise DataError(
-      f"no run under {', '.join(map(str, places))} is finished"
-      f" ({'; '.join(notes)}): sweep again"
-    )
-  return done, notes
-
-
-def _is_run(place: pathlib.Path) -> bool:
-  return (place / "status.json").is_file()
-
-
-def _but_seed(run_dir: pathlib.Path) -> tuple[str, ...] | None:
-  """What runs that differ by seed alone share; None of an unfinished one."""
-  result = records.read_json(run_dir / "result.json")
-  if result is None:
-    return None
-  try:
-    same = records.config_hash(result["config"])
-  except config_lib.ConfigError:  # of another version of fmjax
-    return None
-  return same, result["code_hash"], result["data_checksum"]
-
-
-def read_rungs(run_dirs: Sequence[pathlib.Path]) -> list[Rung]:
-  """Runs grouped by configuration, smallest backbone first."""
-  groups: dict[tuple[str, ...], Rung] = {}
-  for run_dir in run_dirs:
-    result = records.read_json(run_dir / "result.json")
-    if result is None:
-      raise DataError(f"{run_dir} lacks result.json; run it again")
-    same = records.config_hash(result["config"]), result["code_hash"]
-    name = result["name"]
-    if any(key != same and rung.name == name for key, rung in groups.items()):
-      name = run_dir.name
-    rung = groups.setdefault(same, Rung(name=name, results=[], ranked=[]))
-    rung.results.append(result)
-    rung.ranked.append(from_parquet(run_dir / "test.parquet"))
-  rungs = sorted(groups.values(), key=lambda r: (r.backbone, r.name))
-  checksums = {r["data_checksum"] for rung in rungs for r in rung.results}
-  if len(checksums) > 1:
-    raise DataError(
-      "the runs were evaluated on different data"
-      f" ({', '.join(sorted(checksums))}): report on one data set at a time"
-    )
-  return rungs
-
-
-def _refuse_mixture(
-  rungs: Sequence[Rung], places: Sequence[pathlib.Path]
-) -> None:
-  """A folder is taken for one ladder; what is none must be asked for."""
-  where = ", ".join(map(str, places))
-  remedy = "name the run directories that belong together"
-  steps = {rung.name: rung.first["config"]["run"]["steps"] for rung in rungs}
-  if len(set(steps.values())) > 1:
-    shown = ", ".join(f"{name} {count:,}" for name, count in steps.items())
-    raise DataError(
-      f"the runs under {where} trained for unequal steps ({shown}); {remedy}"
-    )
-  for rung in rungs:
-    twins = [o.name for o in rungs if o.first["name"] == rung.first["name"]]
-    if len(twins) > 1:
-      raise DataError(
-        f"{' and '.join(twins)} under {where} differ by more than their seed;"
-        f" {remedy}"
-      )
-
-
 def analyze(
   rungs: Sequence[Rung],
   *,
@@ -266,7 +137,7 @@ def analyze(
     ],
     "baselines": baseline_metrics,
     "best": rungs[best].name,
-    "best_on": f"validation {_SELECTED_ON}",
+    "best_on": f"validation {SELECTED_ON}",
     "compare": {name: list(c.interval) for name, c in comparisons.items()},
     "compare_difference": {n: c.difference for n, c in comparisons.items()},
     "compare_metric": COMPARED,
@@ -387,7 +258,7 @@ def _rung(
     "selected_step": [result["selected_step"] for result in rung.results],
     "steps": first["config"]["run"]["steps"],
     "wall_s": rung.mean("wall_s"),
-    "validation": {_SELECTED_ON: rung.validation},
+    "validation": {SELECTED_ON: rung.validation},
     "test": test,
   }
 

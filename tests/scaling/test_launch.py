@@ -36,7 +36,8 @@ from fmjax.data.schema import DataError
 from fmjax.eval.ranked import from_parquet
 from fmjax.scaling import launch, measure, records
 from fmjax.scaling.ladder import ladder
-from fmjax.scaling.report import find_runs, report
+from fmjax.scaling.report import report
+from fmjax.scaling.rungs import find_runs
 from fmjax.train import loop
 from fmjax.train.log import read_metrics
 
