@@ -189,6 +189,21 @@ class SasrecBlock(_Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class NoRemat(_Config):
+  """The backward pass reads what the forward pass stored."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RematElementwise(_Config):
+  """Matrix products are stored; what lies between is computed again."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RematBlocks(_Config):
+  """Blocks' inputs are stored; blocks are computed again: a third more work."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(_Config):
   width: int = 64
   layers: int = 2
@@ -199,6 +214,7 @@ class ModelConfig(_Config):
   mixer: SumMixer | IdOnly = SumMixer()
   attention: FullAttention = FullAttention()
   block: GatedBlock | SasrecBlock = GatedBlock()
+  remat: NoRemat | RematElementwise | RematBlocks = NoRemat()
   dtype: str = "float32"  # of activations; "bfloat16" keeps float32 parameters
 
 
@@ -210,6 +226,23 @@ class FullSoftmax(_Config):
   """Next-item cross-entropy over the catalog, `chunk` tokens at a time."""
 
   chunk: int = 512
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampledSoftmax(_Config):
+  """Cross-entropy among uniform negatives, shared by all tokens of a batch."""
+
+  negatives: int = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BinaryCrossEntropy(_Config):
+  """SASRec's loss: the target against uniform negatives of its own."""
+
+  negatives: int = 1
+
+
+Objective = FullSoftmax | SampledSoftmax | BinaryCrossEntropy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -243,7 +276,7 @@ class RunConfig(_Config):
 class Experiment(_Config):
   data: DataConfig = DataConfig()
   model: ModelConfig = ModelConfig()
-  objective: FullSoftmax = FullSoftmax()
+  objective: Objective = FullSoftmax()
   optim: OptimConfig = OptimConfig()
   run: RunConfig = RunConfig()
 
@@ -388,7 +421,6 @@ def validate(config: Experiment) -> None:
     "model.width": model.width,
     "model.layers": model.layers,
     "model.heads": model.heads,
-    "objective.chunk": config.objective.chunk,
     "optim.learning_rate": optim.learning_rate,
     "optim.clip_norm": optim.clip_norm,
     "run.steps": run.steps,
@@ -398,6 +430,11 @@ def validate(config: Experiment) -> None:
     "run.mesh_data": run.mesh_data,
     "run.mesh_model": run.mesh_model,
   }
+  match config.objective:
+    case FullSoftmax(chunk=chunk):
+      positive["objective.chunk"] = chunk
+    case SampledSoftmax(negatives=q) | BinaryCrossEntropy(negatives=q):
+      positive["objective.negatives"] = q
   if isinstance(model.block, GatedBlock):
     positive["model.block.feed_forward"] = model.block.feed_forward
   for path, value in positive.items():

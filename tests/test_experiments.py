@@ -112,7 +112,13 @@ def test_an_experiment_builds_at_full_size_and_its_counts_are_exact(
 
   counted = parameters(experiment.model, spec, window=data.window)
   assert counted.total == sum(step.part_sizes().values())
-  flops = step_flops(experiment.model, spec, rows=data.rows, window=data.window)
+  flops = step_flops(
+    experiment.model,
+    spec,
+    objective=experiment.objective,
+    rows=data.rows,
+    window=data.window,
+  )
   assert flops.forward.total == jaxpr_flops(step.loss, step.params, step.batch)
   assert flops.executed.total == jaxpr_flops(
     step.gradient, step.params, step.batch

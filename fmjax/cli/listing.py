@@ -72,7 +72,11 @@ def cost(
   )
   epochs = run.steps * data.rows / facts.rows
   flops = step_flops(
-    experiment.model, prepared.spec, rows=data.rows, window=data.window
+    experiment.model,
+    prepared.spec,
+    objective=experiment.objective,
+    rows=data.rows,
+    window=data.window,
   )
   return {
     "params": parameters(

@@ -47,19 +47,27 @@ class LayerNorm(nnx.Module):
     return norm_nd.astype(x_nd.dtype)
 
 
-def heads(x_nd: jax.Array, *, rows: int, heads: int) -> jax.Array:
-  """x_nd → x_bthe."""
-  n, d = x_nd.shape
-  return x_nd.reshape(
-    (rows, n // rows, heads, d // heads),
-    out_sharding=mesh.spec("rows", None, None, None),
+def mix(
+  attention: nnx.Module,
+  projections_nd: list[jax.Array],
+  *,
+  heads: int,
+  segment_bt: Array,
+  dropout_key: jax.Array | None,
+) -> jax.Array:
+  """Queries, keys and values, each x_nd, attended to and flat again."""
+  b, t = segment_bt.shape
+  n, d = projections_nd[0].shape
+  rows = mesh.spec("rows", None, None, None)
+  mixed_bthe = attention(
+    *(
+      x_nd.reshape((b, t, heads, d // heads), out_sharding=rows)
+      for x_nd in projections_nd
+    ),
+    segment_bt=segment_bt,
+    dropout_key=dropout_key,
   )
-
-
-def flatten(x_bthe: jax.Array) -> jax.Array:
-  """x_bthe → x_nd."""
-  b, t, h, e = x_bthe.shape
-  return x_bthe.reshape((b * t, h * e), out_sharding=mesh.spec("tokens", None))
+  return mixed_bthe.reshape((n, d), out_sharding=mesh.spec("tokens", None))
 
 
 def matmul(
@@ -92,9 +100,8 @@ class Gated(nnx.Module):
     self.dropout = config.dropout
     self.attention = make_attention(config.attention, dropout=config.dropout)
     self.norm_attention = RMSNorm(d)
-    self.qkv_df = linear(d, 3 * d, rngs=rngs)
+    self.qkv_gate_df = linear(d, 4 * d, rngs=rngs)
     self.out_dd = linear(d, d, rngs=rngs)
-    self.gate_attention_dd = linear(d, d, rngs=rngs)
     self.norm_feed_forward = RMSNorm(d)
     self.up_df = linear(d, f, rngs=rngs, axes=(None, "feed_forward"))
     self.gate_df = linear(d, f, rngs=rngs, axes=(None, "feed_forward"))
@@ -108,22 +115,20 @@ class Gated(nnx.Module):
     segment_bt: Array,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
-    rows = segment_bt.shape[0]
     keys = dropout.split(dropout_key, 3)
     with jax.named_scope("attention"):
       norm_nd = self.norm_attention(x_nd)
-      q_nd, k_nd, v_nd = jnp.split(matmul(norm_nd, self.qkv_df), 3, axis=-1)
-      mixed_bthe = self.attention(
-        heads(q_nd, rows=rows, heads=self.heads),
-        heads(k_nd, rows=rows, heads=self.heads),
-        heads(v_nd, rows=rows, heads=self.heads),
+      *qkv, gate_nd = jnp.split(matmul(norm_nd, self.qkv_gate_df), 4, axis=-1)
+      mixed_nd = mix(
+        self.attention,
+        qkv,
+        heads=self.heads,
         segment_bt=segment_bt,
         dropout_key=keys[0],
       )
-      out_nd = matmul(flatten(mixed_bthe), self.out_dd)
-      gate_nd = jax.nn.sigmoid(matmul(norm_nd, self.gate_attention_dd))
+      out_nd = matmul(mixed_nd, self.out_dd)
       out_nd = dropout.dropout(out_nd, self.dropout, key=keys[1])
-      x_nd = x_nd + gate_nd * out_nd
+      x_nd = x_nd + jax.nn.sigmoid(gate_nd) * out_nd
     with jax.named_scope("feed_forward"):
       norm_nd = self.norm_feed_forward(x_nd)
       up_nf = matmul(norm_nd, self.up_df)
@@ -171,22 +176,20 @@ class Sasrec(nnx.Module):
     segment_bt: Array,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
-    rows = segment_bt.shape[0]
     keys = dropout.split(dropout_key, 3)
     with jax.named_scope("attention"):
       norm_nd = self.norm_attention(x_nd)
       q_nd = matmul(norm_nd, self.query_dd, self.query_d)
       kv_nf = matmul(x_nd, self.key_value_df, self.key_value_f)
       k_nd, v_nd = jnp.split(kv_nf, 2, axis=-1)
-      mixed_bthe = self.attention(
-        heads(q_nd, rows=rows, heads=self.heads),
-        heads(k_nd, rows=rows, heads=self.heads),
-        heads(v_nd, rows=rows, heads=self.heads),
+      mixed_nd = mix(
+        self.attention,
+        [q_nd, k_nd, v_nd],
+        heads=self.heads,
         segment_bt=segment_bt,
         dropout_key=keys[0],
       )
-      out_nd = matmul(flatten(mixed_bthe), self.out_dd, self.out_d)
-      x_nd = norm_nd + out_nd
+      x_nd = norm_nd + matmul(mixed_nd, self.out_dd, self.out_d)
     with jax.named_scope("feed_forward"):
       norm_nd = self.norm_feed_forward(x_nd)
       up_nf = jax.nn.relu(matmul(norm_nd, self.up_df, self.up_f))

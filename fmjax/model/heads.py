@@ -11,32 +11,43 @@ import jax.numpy as jnp
 class ItemHead:
   """Logits of items, tied to the item table: the only definition of a logit.
 
-  Loss and scores both ask here, so what candidates look like on a day enters
+  Losses and scores both ask here, so what candidates look like on a day enters
   training and serving alike. Nothing in this head changes by day.
 
   Attributes:
-    item_vd: embeddings of candidates, as they lie on the mesh.
+    item_dv: embeddings of candidates, as they lie on the mesh. Transposed once:
+      the chunks of a loss all multiply by it.
     mask_v: False for rows that are no items.
   """
 
-  item_vd: jax.Array
+  item_dv: jax.Array
   mask_v: jax.Array
 
-  def logits(self, states_btd: jax.Array, at_day_bt: jax.Array) -> jax.Array:
-    """Logits [b, t, v] of every candidate; -inf where a row is no item."""
-    del at_day_bt
-    logits_btv = jnp.einsum("btd,vd->btv", states_btd, self.item_vd)
-    return jnp.where(self.mask_v[None, None], logits_btv, -jnp.inf)
-
-  def target_logits(
-    self, states_btd: jax.Array, target_bt: jax.Array, at_day_bt: jax.Array
-  ) -> jax.Array:
-    """Logits [b, t] of one candidate each, from its gathered row.
-
-    Picking it out of logits that are spread over devices would move them.
-    """
-    del at_day_bt
-    target_btd = self.item_vd.at[target_bt].get(
-      out_sharding=jax.typeof(states_btd).sharding, mode="promise_in_bounds"
+  def logits(self, states_nd: jax.Array, at_day_n: jax.Array) -> jax.Array:
+    """logits_nv of every candidate, float32; -inf where a row is no item."""
+    del at_day_n
+    logits_nv = jnp.einsum(
+      "nd,dv->nv",
+      states_nd,
+      self.item_dv.astype(states_nd.dtype),
+      preferred_element_type=jnp.float32,
     )
-    return jnp.sum(states_btd * target_btd, axis=-1)
+    return jnp.where(self.mask_v[None], logits_nv, -jnp.inf)
+
+  def embed(self, rows_n: jax.Array) -> jax.Array:
+    """Embeddings e_nd of some candidates, lying as `rows_n` does."""
+    partition = jax.typeof(rows_n).sharding.spec
+    return self.item_dv.T.at[rows_n].get(
+      out_sharding=jax.P(*partition, None), mode="promise_in_bounds"
+    )
+
+
+def pair_logits(
+  states_nd: jax.Array, item_nd: jax.Array, at_day_n: jax.Array
+) -> jax.Array:
+  """logits_n of one item each, from its embedding: `ItemHead`'s, gathered.
+
+  Picking them out of logits that are spread over devices would move those.
+  """
+  del at_day_n
+  return jnp.sum(states_nd * item_nd, axis=-1, dtype=jnp.float32)

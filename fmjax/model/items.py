@@ -100,6 +100,19 @@ class ItemTable(nnx.Module):
     item_vd = self._mix(self.id_vd[...], self.trained_v[...], content)
     return jax.sharding.reshard(item_vd, mesh.spec("candidates", None))
 
+  @property
+  def count(self) -> int:
+    """Items: row 0 is none."""
+    return self.items - 1
+
+  def sample(
+    self, key: jax.Array, count: int, *, axis: str | None = "tokens"
+  ) -> jax.Array:
+    """Rows of items drawn uniformly, with replacement, lying on `axis`."""
+    return jax.random.randint(
+      key, (count,), 1, self.items, out_sharding=mesh.spec(axis)
+    )
+
   def mask(self) -> jax.Array:
     """True for the rows that are items: not row 0, not the padding."""
     row_v = jnp.arange(self.id_vd.shape[0])

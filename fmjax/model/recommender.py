@@ -1,10 +1,18 @@
 """The model: histories in, a user state and item logits out."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fmjax.config import ModelConfig, SasrecBlock
+from fmjax.config import (
+  ModelConfig,
+  NoRemat,
+  RematBlocks,
+  RematElementwise,
+  SasrecBlock,
+)
 from fmjax.data.batch import Batch
 from fmjax.data.catalog import Catalog
 from fmjax.data.schema import DataSpec
@@ -13,6 +21,25 @@ from fmjax.model.block import make_block, make_final_norm
 from fmjax.model.features import EventEmbedder, flatten
 from fmjax.model.heads import ItemHead
 from fmjax.model.items import ItemTable
+
+# Blocks in one iteration of the scan: two are compiled as one program, without
+# copies of what the backward pass reads; all of them would be slow to compile.
+_UNROLL = 2
+
+
+def rematerialized(
+  layer: Callable, remat: NoRemat | RematElementwise | RematBlocks
+) -> Callable:
+  """`layer`, with what its backward pass computes a second time."""
+  match remat:
+    case NoRemat():
+      return layer
+    case RematElementwise():
+      policy = jax.checkpoint_policies.dots_saveable
+    case RematBlocks():
+      policy = jax.checkpoint_policies.nothing_saveable
+  # A scan keeps XLA from merging the two computations; no barrier is needed.
+  return jax.checkpoint(layer, policy=policy, prevent_cse=False)
 
 
 class Recommender(nnx.Module):
@@ -53,6 +80,7 @@ class Recommender(nnx.Module):
       transform_metadata={nnx.PARTITION_NAME: None},
     )(rngs.split(config.layers))
     self.final_norm = make_final_norm(config)
+    self.remat = config.remat
 
   def encode(
     self, batch: Batch, *, dropout_key: jax.Array | None = None
@@ -86,15 +114,21 @@ class Recommender(nnx.Module):
       return x_nd, None
 
     with jax.named_scope("blocks"):
-      x_nd, _ = jax.lax.scan(layer, x_nd, (params, layer_keys))
+      x_nd, _ = jax.lax.scan(
+        rematerialized(layer, self.remat),
+        x_nd,
+        (params, layer_keys),
+        unroll=_UNROLL,
+      )
     return self.final_norm(x_nd).astype(jnp.float32)
 
   def item_head(self, candidates_c: jax.Array | None = None) -> ItemHead:
     """The head over some candidates, or over the whole catalog."""
     if candidates_c is None:
-      return ItemHead(item_vd=self.items.embed_all(), mask_v=self.items.mask())
+      item_vd = self.items.embed_all()
+      return ItemHead(item_dv=item_vd.T, mask_v=self.items.mask())
     return ItemHead(
-      item_vd=self.items.embed(candidates_c, axis=None),
+      item_dv=self.items.embed(candidates_c, axis=None).T,
       mask_v=self.items.mask()[candidates_c],
     )
 
@@ -115,5 +149,4 @@ class Recommender(nnx.Module):
     Returns:
       logits_nc; -inf where a row is no item.
     """
-    head = self.item_head(candidates_c)
-    return head.logits(states_nd[None], at_day_n[None])[0]
+    return self.item_head(candidates_c).logits(states_nd, at_day_n)

@@ -69,7 +69,7 @@ def abstract_step(experiment: Experiment, spec: DataSpec) -> AbstractStep:
       nnx.merge(definition, params, zeros),
       batch,
       objective=experiment.objective,
-      dropout_key=jax.random.key(0),
+      key=jax.random.key(0),
     )
     return total
 

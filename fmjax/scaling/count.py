@@ -13,17 +13,25 @@ import dataclasses
 
 from fmjax.config import (
   AllFeatures,
+  BinaryCrossEntropy,
   CalendarTime,
   FullAttention,
+  FullSoftmax,
   GatedBlock,
   IdOnly,
   ItemOnly,
   ModelConfig,
+  NoRemat,
+  Objective,
+  RematBlocks,
+  RematElementwise,
+  SampledSoftmax,
   SasrecBlock,
   SumMixer,
 )
 from fmjax.data.schema import DataSpec, Encoded, Kind, When
 from fmjax.model import features, items, time
+from fmjax.model.attention import query_blocks
 from fmjax.model.block import feed_forward_width
 
 
@@ -58,10 +66,11 @@ class Flops:
 
   Attributes:
     embedders: event and item embedder, of tokens and of the whole catalog.
-    attention: the projections, and queries by keys by values; every pair of
-      positions is computed, masked or not.
+    attention: the projections, and queries by keys by values; what the blocks
+      of queries compute is counted, masked or not.
     feed_forward: with its gates.
-    head: logits over the whole catalog.
+    head: logits over the whole catalog, or over the negatives that all tokens
+      share. A logit of one item alone is no matrix product.
   """
 
   embedders: int = 0
@@ -93,8 +102,8 @@ class StepFlops:
     forward: the loss of a batch.
     backward: its gradient: a product whose two sides both need one costs twice
       itself, one that multiplies plain data costs once itself.
-    recomputed: what the backward pass computes a second time to save memory:
-      the logits. Executed, but no part of the model's cost.
+    recomputed: what the backward pass computes a second time to save memory.
+      Executed, but no part of the model's cost.
   """
 
   forward: Flops
@@ -146,10 +155,15 @@ def parameters(
 
 
 def step_flops(
-  model: ModelConfig, spec: DataSpec, *, rows: int, window: int
+  model: ModelConfig,
+  spec: DataSpec,
+  *,
+  objective: Objective,
+  rows: int,
+  window: int,
 ) -> StepFlops:
   """FLOPs of a training step of `rows` rows of `window` positions."""
-  n, d, v = rows * window, model.width, items.padded_rows(spec.items)
+  n, d = rows * window, model.width
   forward, backward = Flops(), Flops()
 
   def add(part: str, flops: int, *, gradients: int):
@@ -170,17 +184,26 @@ def step_flops(
     both = 1 + (_tables(fields) > 0)
     add("embedders", 2 * count * width * d, gradients=both)
 
+  # Items whose embeddings the loss asks for, and candidates of every token.
+  match objective:
+    case FullSoftmax():
+      v = items.padded_rows(spec.items)
+      embedded, candidates = (v,), v
+    case SampledSoftmax(negatives=q):
+      embedded, candidates = (n, q), q
+    case BinaryCrossEntropy(negatives=q):
+      embedded, candidates = (n,) * (1 + q), 0
   metadata = _metadata(model, spec)
   if metadata:
-    add_fields(metadata, n)
-    add_fields(metadata, v)
+    for count in (n, *embedded):
+      add_fields(metadata, count)
   request, previous = _event_features(model, spec)
   add_fields(previous, n)
   add_fields(request, n, extra=_calendar_width(model))
 
   match model.attention:
     case FullAttention():
-      pairs = window
+      pairs = sum((end - start) * end for start, end in query_blocks(window))
   for _ in range(model.layers):
     match model.block:
       case GatedBlock() as block:
@@ -189,14 +212,22 @@ def step_flops(
       case SasrecBlock():
         projections, hidden = 4 * d * d, 2 * d * d
     add("attention", 2 * n * projections, gradients=2)
-    add("attention", 2 * 2 * n * pairs * d, gradients=2)
+    add("attention", 2 * 2 * rows * pairs * d, gradients=2)
     add("feed_forward", 2 * n * hidden, gradients=2)
 
-  logits = 2 * n * d * v
-  add("head", logits, gradients=2)
-  return StepFlops(
-    forward=forward, backward=backward, recomputed=Flops(head=logits)
-  )
+  add("head", 2 * n * d * candidates, gradients=2)
+  match model.remat:
+    case NoRemat() | RematElementwise():
+      recomputed = Flops()
+    case RematBlocks():
+      recomputed = Flops(
+        attention=forward.attention, feed_forward=forward.feed_forward
+      )
+      if isinstance(model.block, SasrecBlock):
+        # Nothing but the sum reads the last product of this block.
+        last = Flops(feed_forward=2 * n * d * d)
+        recomputed += last.times(-model.layers)
+  return StepFlops(forward=forward, backward=backward, recomputed=recomputed)
 
 
 def six_nd(parameters: Parameters, *, tokens: int) -> int:

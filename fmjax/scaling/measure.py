@@ -139,7 +139,11 @@ def _flops(
   """Of the whole run, counted three ways; of `model`, also by part."""
   data, steps = experiment.data, experiment.run.steps
   flops = count.step_flops(
-    experiment.model, prepared.spec, rows=data.rows, window=data.window
+    experiment.model,
+    prepared.spec,
+    objective=experiment.objective,
+    rows=data.rows,
+    window=data.window,
   )
   # One device: XLA counts what one of them does.
   with mesh.use(mesh.make_mesh()):

@@ -9,12 +9,18 @@ from flax import nnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fmjax.config import IdOnly, ItemOnly, ModelConfig, NoTime, SumMixer
+from fmjax.config import (
+  IdOnly,
+  ItemOnly,
+  ModelConfig,
+  NoTime,
+  RematBlocks,
+  RematElementwise,
+  SumMixer,
+)
 from fmjax.data.batch import Batch
-from fmjax.model.heads import ItemHead
 from fmjax.model.recommender import Recommender
 from fmjax.model.time import calendar_terms
-from fmjax.train.loss import full_softmax
 
 ROWS, WINDOW = 2, 8
 SAME_FIXTURES = [HealthCheck.function_scoped_fixture]
@@ -180,6 +186,35 @@ def test_scanned_layers_equal_unrolled_ones(model, batch):
   )
 
 
+@pytest.mark.parametrize("remat", [RematElementwise(), RematBlocks()])
+def test_rematerialized_blocks_equal_stored_ones(
+  config, spec, catalog, batch, remat
+):
+  def build(config):
+    return Recommender(
+      config, spec, catalog, window=WINDOW, rngs=nnx.Rngs(params=0)
+    )
+
+  def gradient(config):
+    definition, params, content = nnx.split(build(config), nnx.Param, ...)
+
+    def total(params):
+      model = nnx.merge(definition, params, content)
+      states_nd = model.encode(batch, dropout_key=jax.random.key(0))
+      return jnp.sum(jnp.sin(states_nd))
+
+    recomputed = str(jax.make_jaxpr(jax.grad(total))(params)).count("remat")
+    return jax.jit(jax.grad(total))(params), recomputed
+
+  stored, none = gradient(config)
+  made_again, some = gradient(dataclasses.replace(config, remat=remat))
+  assert none == 0 < some
+  for got, want in zip(
+    jax.tree.leaves(made_again), jax.tree.leaves(stored), strict=True
+  ):
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 def test_dropout_draws_by_key_and_only_with_one(config, model, batch):
   key = jax.random.key(7)
   same = [encode_dropped(model, batch, key) for _ in range(2)]
@@ -275,71 +310,3 @@ def test_calendar_terms_know_the_hour_and_the_weekday():
 
 
 # ---- the loss ------------------------------------------------------------
-
-
-def _loss_inputs(seed=0, b=4, t=12, v=30, d=8):
-  rng = np.random.default_rng(seed)
-  return {
-    "states_nd": jnp.asarray(rng.normal(size=(b * t, d)), jnp.float32),
-    "head": ItemHead(
-      item_vd=jnp.asarray(rng.normal(size=(v, d)), jnp.float32),
-      mask_v=jnp.arange(v) > 0,
-    ),
-    "at_day_bt": jnp.zeros((b, t), jnp.int32),
-    "target_bt": jnp.asarray(rng.integers(1, v, (b, t)), jnp.int32),
-    "weight_bt": jnp.asarray(rng.random((b, t)) < 0.7, jnp.float32),
-  }
-
-
-def _plain(states_nd, head, target_bt, weight_bt):
-  logits_nv = states_nd @ head.item_vd.T
-  logits_nv = jnp.where(head.mask_v[None], logits_nv, -jnp.inf)
-  log_nv = jax.nn.log_softmax(logits_nv)
-  target_n = target_bt.reshape(-1)
-  picked_n = log_nv[jnp.arange(target_n.shape[0]), target_n]
-  return -jnp.sum(picked_n * weight_bt.reshape(-1))
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 16, 48, 10_000])
-def test_the_chunked_softmax_equals_the_plain_one(chunk):
-  inputs = _loss_inputs()
-  states_nd, head = inputs.pop("states_nd"), inputs.pop("head")
-
-  def chunked(states_nd, item_vd):
-    given = dataclasses.replace(head, item_vd=item_vd)
-    total, weight = full_softmax(states_nd, given, **inputs, chunk=chunk)
-    assert weight == inputs["weight_bt"].sum()
-    return total
-
-  def plain(states_nd, item_vd):
-    given = dataclasses.replace(head, item_vd=item_vd)
-    target_bt, weight_bt = inputs["target_bt"], inputs["weight_bt"]
-    return _plain(states_nd, given, target_bt, weight_bt)
-
-  both = states_nd, head.item_vd
-  got, got_grads = jax.value_and_grad(chunked, argnums=(0, 1))(*both)
-  want, want_grads = jax.value_and_grad(plain, argnums=(0, 1))(*both)
-  np.testing.assert_allclose(got, want, rtol=1e-5)
-  for got_grad, want_grad in zip(got_grads, want_grads, strict=True):
-    np.testing.assert_allclose(got_grad, want_grad, rtol=1e-4, atol=1e-5)
-
-
-def test_the_logits_are_never_stored_whole():
-  inputs = _loss_inputs(b=8, t=64, v=500)
-  states_nd = inputs.pop("states_nd")
-
-  def total(states_nd):
-    return full_softmax(states_nd, **inputs, chunk=16)[0]
-
-  jaxpr = str(jax.make_jaxpr(jax.grad(total))(states_nd))
-  assert "500]" in jaxpr
-  for whole in ("[512,500]", "[8,64,500]", "[64,8,500]"):
-    assert whole not in jaxpr
-
-
-def test_a_target_of_weight_zero_has_no_loss():
-  inputs = _loss_inputs()
-  other = {**inputs, "target_bt": inputs["target_bt"].at[0, 0].set(5)}
-  inputs["weight_bt"] = inputs["weight_bt"].at[0, 0].set(0)
-  other["weight_bt"] = inputs["weight_bt"]
-  assert full_softmax(**inputs, chunk=8) == full_softmax(**other, chunk=8)

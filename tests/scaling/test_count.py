@@ -7,6 +7,7 @@ import pytest
 from fmjax import mesh
 from fmjax.config import (
   AllFeatures,
+  BinaryCrossEntropy,
   CalendarTime,
   DataConfig,
   Experiment,
@@ -15,9 +16,15 @@ from fmjax.config import (
   IdOnly,
   ItemOnly,
   ModelConfig,
+  NoRemat,
   NoTime,
+  Objective,
+  RematBlocks,
+  RematElementwise,
+  SampledSoftmax,
   SasrecBlock,
   SumMixer,
+  override,
 )
 from fmjax.data.schema import DataSpec, Encoded, Feature, Kind, When
 from fmjax.scaling import count
@@ -99,11 +106,36 @@ each_case = pytest.mark.parametrize(
 )
 
 
-def experiment(model: ModelConfig, *, chunk: int = 8) -> Experiment:
+OBJECTIVES = (
+  FullSoftmax(chunk=8),
+  SampledSoftmax(negatives=5),
+  BinaryCrossEntropy(negatives=2),
+)
+
+
+def experiment(
+  model: ModelConfig,
+  *,
+  objective: Objective = OBJECTIVES[0],
+  window: int = 8,
+) -> Experiment:
   return Experiment(
-    data=DataConfig(rows=4, window=8, stride=8),
+    data=DataConfig(rows=4, window=window, stride=window),
     model=model,
-    objective=FullSoftmax(chunk=chunk),
+    objective=objective,
+  )
+
+
+def step_flops(
+  model: ModelConfig,
+  spec: DataSpec,
+  *,
+  objective: Objective = OBJECTIVES[0],
+  rows: int = 4,
+  window: int = 8,
+) -> count.StepFlops:
+  return count.step_flops(
+    model, spec, objective=objective, rows=rows, window=window
   )
 
 
@@ -124,10 +156,14 @@ def test_parameters_equal_those_of_the_abstract_model(model, spec):
   assert counted.to_dict() == by_part(step.part_sizes())
 
 
-@each_case
-def test_flops_equal_the_matrix_products_of_the_jaxpr(model, spec):
-  step = abstract_step(experiment(model), spec)
-  counted = count.step_flops(model, spec, rows=4, window=8)
+def assert_counted(config: Experiment, spec: DataSpec):
+  step = abstract_step(config, spec)
+  counted = step_flops(
+    config.model,
+    spec,
+    objective=config.objective,
+    window=config.data.window,
+  )
   assert jaxpr_flops(step.loss, step.params, step.batch) == (
     counted.forward.total
   )
@@ -136,10 +172,44 @@ def test_flops_equal_the_matrix_products_of_the_jaxpr(model, spec):
   )
 
 
+@each_case
+def test_flops_equal_the_matrix_products_of_the_jaxpr(model, spec):
+  assert_counted(experiment(model), spec)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_flops_of_every_objective_are_those_of_its_jaxpr(objective, spec):
+  assert_counted(experiment(MODELS["gated"], objective=objective), spec)
+
+
+@pytest.mark.parametrize(
+  "remat", [NoRemat(), RematElementwise(), RematBlocks()], ids=str
+)
+def test_what_remat_computes_again_is_executed_but_no_cost_of_the_model(remat):
+  for name in ("gated", "sasrec"):
+    model = override(MODELS[name], {"remat": remat})
+    assert_counted(experiment(model), RICH)
+    assert step_flops(model, RICH).model == step_flops(MODELS[name], RICH).model
+
+
+@pytest.mark.parametrize("window", [63, 65, 200, 2_000])
+def test_attention_is_counted_by_its_blocks_of_queries(window):
+  model = MODELS["sasrec"]
+  assert_counted(experiment(model, window=window), BARE)
+  products = 2 * 2 * 2 * 4 * window**2 * 16  # two layers, every pair
+  counted = step_flops(model, BARE, window=window).forward.attention
+  projections = 2 * 2 * 4 * window * 4 * 16**2
+  blocks = min(16, -(-window // 64))
+  share = (counted - projections) / products
+  assert share == pytest.approx(1 / 2 + 1 / 2 / blocks, rel=0.01)
+
+
 def test_flops_do_not_depend_on_how_the_softmax_is_cut():
   model = MODELS["gated"]
   steps = [
-    abstract_step(experiment(model, chunk=chunk), RICH) for chunk in (4, 32)
+    abstract_step(experiment(model, objective=FullSoftmax(chunk=chunk)), RICH)
+    for chunk in (4, 32)
   ]
   one, other = (jaxpr_flops(s.gradient, s.params, s.batch) for s in steps)
   assert one == other
@@ -149,7 +219,7 @@ def test_xla_counts_what_the_formula_does_and_the_additions_beside_it():
   model = ModelConfig(width=64, layers=3, heads=2)
   config = experiment(model)
   step = abstract_step(config, RICH)
-  exact = count.step_flops(model, RICH, rows=4, window=8).executed.total
+  exact = step_flops(model, RICH).executed.total
   xla = xla_flops(step.gradient, step.params, step.batch)
   assert 0.9 * exact < xla < 1.2 * exact
 
@@ -159,8 +229,8 @@ def test_parts_add_up_and_scale_with_the_batch():
   params = count.parameters(model, RICH, window=8).to_dict()
   total = params.pop("total")
   assert total == sum(params.values())
-  one = count.step_flops(model, RICH, rows=4, window=8).model
-  two = count.step_flops(model, RICH, rows=8, window=8).model
+  one = step_flops(model, RICH).model
+  two = step_flops(model, RICH, rows=8).model
   assert two.attention == 2 * one.attention
   assert two.head == 2 * one.head
   # The catalog is embedded once a step, whatever the batch.
@@ -185,6 +255,6 @@ def test_counting_builds_nothing():
   huge = ModelConfig(width=65_536, layers=96, heads=512)
   spec = DataSpec(items=100_000_000)
   assert count.parameters(huge, spec, window=8_192).backbone > 5e12
-  flops = count.step_flops(huge, spec, rows=512, window=8_192)
+  flops = step_flops(huge, spec, rows=512, window=8_192)
   assert np.isfinite(float(flops.model.total))
   assert len(jax.live_arrays()) == len(before)

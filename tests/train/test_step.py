@@ -7,7 +7,12 @@ import pytest
 from flax import nnx
 
 from fmjax import mesh
-from fmjax.config import OptimConfig
+from fmjax.config import (
+  BinaryCrossEntropy,
+  OptimConfig,
+  SampledSoftmax,
+  override,
+)
 from fmjax.data import windows
 from fmjax.train.loop import make_model
 from fmjax.train.optimizer import make_optimizer, make_schedule
@@ -50,11 +55,25 @@ def unsharded(experiment, prepared):
 def test_a_sharded_run_equals_an_unsharded_one(
   experiment, prepared, unsharded, devices
 ):
-  losses, state = run(experiment, prepared, *devices)
-  np.testing.assert_allclose(losses, unsharded[0], rtol=1e-5)
+  assert_equal(run(experiment, prepared, *devices), unsharded)
+
+
+@pytest.mark.parametrize(
+  "objective", [SampledSoftmax(negatives=9), BinaryCrossEntropy(negatives=2)]
+)
+def test_sampled_negatives_are_the_same_on_every_mesh(
+  experiment, prepared, objective
+):
+  experiment = override(experiment, {"objective": objective})
+  alone = run(experiment, prepared)
+  assert_equal(run(experiment, prepared, 4, 2), alone)
+
+
+def assert_equal(got, want):
+  np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
   pairs = zip(
-    jax.tree_util.tree_leaves_with_path(state),
-    jax.tree.leaves(unsharded[1]),
+    jax.tree_util.tree_leaves_with_path(got[1]),
+    jax.tree.leaves(want[1]),
     strict=True,
   )
   for (path, ours), theirs in pairs:
