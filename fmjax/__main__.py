@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Protocol
 import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction, arg
 
-from fmjax.cli import arguments
+from fmjax.cli import arguments, process
 from fmjax.cli.terminal import Terminal
 from fmjax.config import ConfigError
 from fmjax.data.schema import DataError
@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.argv[1:] if argv is None else argv, ("--json", "--debug")
   )
   verb, as_json = words[0] if words else "", "--json" in flags
+  if argv is None and verb in ("train", "sweep"):
+    process.use_huge_pages()
   try:
     if verb in ("", "-h", "--help", "help"):
       print(_usage(), flush=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from fmjax.cli import process
 from fmjax.cli.experiment_file import ExperimentFile
 from fmjax.cli.terminal import Terminal
 from fmjax.config import ConfigError, override
@@ -36,6 +37,7 @@ def train(
 ) -> dict[str, Any]:
   """Each experiment in turn; the first failure ends it."""
   done = []
+  process.keep_compiled()
   with on_sigterm() as stop:
     entries = launch.plan(file.experiments, root)
     if file.whole:
@@ -89,6 +91,7 @@ def sweep(
   retry_failed: bool,
 ) -> dict[str, Any]:
   """Every experiment once; a failed one is marked and the sweep goes on."""
+  process.keep_compiled()
   rows = launch.sweep(
     file.experiments,
     root,
