@@ -8,10 +8,15 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile \
   --disable-pip-version-check --constraint constraints.txt --editable
 # A worker a core; a file stays on one, so that what it prepares is made once.
 PARALLEL := --numprocesses auto --dist loadfile
+# The libraries that benchmarks compare with have an environment of their own.
+PEERS := .venv-peers
+PEER_PINS := experiments/bench/peer/requirements.txt
+PEER_INSTALL := $(PEERS)/bin/python -m pip install --quiet --no-compile \
+  --disable-pip-version-check
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-all lint figures
+.PHONY: help venv quickstart test test-all lint figures bench bench-peers
 
 help: ## What can be made (the default)
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -38,6 +43,11 @@ figures: $(VENV)/installed ## Draw figures and README tables from the committed 
 	$(BIN)/python -m analysis.plots
 	$(BIN)/python -m analysis.readme
 
+bench: $(VENV)/installed ## Every benchmark; hours, if the peer is installed
+	$(BIN)/python -m experiments.bench
+
+bench-peers: $(PEERS)/installed ## .venv-peers with RecTools, to compare with
+
 # The stamps: an edit of pyproject.toml or constraints.txt installs again.
 $(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -56,3 +66,10 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/created
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
 	$(INSTALL) '.[analysis,dev]'
 	@touch $@ $(VENV)/installed
+
+# torch alone first: what it brings along is seen before the rest is fetched.
+$(PEERS)/installed: $(PEER_PINS)
+	$(PYTHON) -m venv $(PEERS)
+	$(PEER_INSTALL) $$(grep ^torch== $(PEER_PINS))
+	$(PEER_INSTALL) --requirement $(PEER_PINS)
+	@touch $@
