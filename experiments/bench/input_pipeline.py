@@ -4,9 +4,9 @@
 
 The batches of training (200 positions, 64 rows) as fast as their iterator gives
 them, with nothing else to do, of three logs: MovieLens-1M in the form of SASRec
-(items alone), a generated log with all its features, and a longer
-one, too large to be kept decoded, so that each batch is read from disk. In turn
-with them the training step of `experiments.movielens_1m` on batches that lie in
+(items alone), a generated log with all its features, and a longer one, too
+large to be kept decoded, so that each batch is read from disk. In turn with
+them the training step of `experiments.movielens_1m` on batches that lie in
 memory already. Tokens are targets; medians over the turns; `ratio` is the
 slowest log's tokens per second over the step's.
 """

@@ -2,8 +2,8 @@
 
 Ibis expressions over a `Log`: one definition for every engine. Nothing is
 dropped silently: a row is in `events` or, with its original values, in
-`rejects`. The published text is parsed once, into a temporary table of the
-engine, because the log is both counted here and tokenized later.
+`rejects`. What was published is parsed once, into a temporary table of the
+engine; the few rows whose original values are needed are read again.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ _DAY_US = 86_400_000_000
 _EARLIEST = datetime.datetime(1990, 1, 1, tzinfo=datetime.UTC)
 _EARLIEST_US = int(_EARLIEST.timestamp()) * 1_000_000
 _LONGEST_MS = 36_500 * 86_400_000  # a century
+_PARSED = "_parsed_"  # before the name of a column beside what was published
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,96 +65,129 @@ def clean(log: Log, *, max_rejects: float = 0.001) -> Cleaned:
       f" {', '.join(TIME_UNITS)}"
     )
   now_us = int(time.time() * 1e6)
-  checked = _checked(log, now_us=now_us)
-  copies = _copies(checked, log)
-  marked = checked.left_join(copies, "row").drop("row_right")
-  marked = marked.mutate(reason=ibis.coalesce(marked.reason, marked.copy))
-  marked = marked.drop("copy")
-  valid = marked.filter(marked.reason.isnull())
+  typed = _typed(log, now_us=now_us)
+  rejected = _rejected(typed, log)
   cleaned = Cleaned(
-    events=_typed(valid, log),
-    rejects=marked.filter(marked.reason.notnull()).relocate("row", "reason"),
-    events_in=marked.count().to_pyarrow().as_py(),
-    rejected=_count_reasons(marked),
+    events=typed.anti_join(rejected, "row").drop("_reason", "_digest"),
+    rejects=log.events.inner_join(rejected, "row").relocate("row", "reason"),
+    events_in=typed.count().to_pyarrow().as_py(),
+    rejected=_count_reasons(rejected),
   )
   _validate(cleaned, log, max_rejects=max_rejects, now_us=now_us)
   return cleaned
 
 
-def _checked(log: Log, *, now_us: int) -> ibis.Table:
-  """The log with `reason`, null where each value can be used."""
-  events = log.events
-  timestamp = parse.microseconds(events.timestamp, log.time_unit)
-  duration = parse.number(events.duration_ms)
+def _typed(log: Log, *, now_us: int) -> ibis.Table:
+  """Every row with types, with `_reason` and `_digest`, computed once.
+
+  `_reason` is null where each value can be used; `_digest` is the same for rows
+  that may be one event.
+  """
+  published = log.events
+  values = {
+    "user_id": parse.text(published.user_id),
+    "item_id": parse.text(published.item_id),
+    "timestamp": parse.microseconds(published.timestamp, log.time_unit),
+    "action": parse.text(published.action),
+    "duration_ms": parse.number(published.duration_ms),
+    **{
+      feature.name: parse.typed(published[feature.name], feature, log.time_unit)
+      for feature in log.schema.features
+    },
+  }
+  # A view, because Ibis would else write a whole expression out wherever a
+  # condition asks for its value, and DuckDB compute it as often.
+  engine: Any = published.get_backend()
+  name = ibis.util.gen_name("fmjax_parsed")
+  view = engine.create_view(
+    name, published.mutate(**{_PARSED + key: v for key, v in values.items()})
+  )
+  parsed = {key: view[_PARSED + key] for key in values}
+  duration = parsed["duration_ms"]
+  fits = duration.abs() <= _LONGEST_MS  # in int64; what does not is rejected
+  duration = fits.ifelse(duration, ibis.null("float64")).round().cast("int64")
+  told = [key for key in published.columns if key not in ("row", *log.logging)]
+  typed = compute(
+    view.select(
+      row=view.row.cast("int64"),
+      **{**parsed, "duration_ms": duration},
+      _reason=parse.first_fault(_checks(view, parsed, log, now_us=now_us)),
+      _digest=ibis.struct({key: view[key] for key in told}).hash(),
+    ),
+    place=log.place,
+  )
+  engine.raw_sql(f'DROP VIEW "{name}"')  # Ibis 12 forgets the name
+  return typed
+
+
+def _checks(
+  published: Any, parsed: dict[str, Any], log: Log, *, now_us: int
+) -> list[Any]:
+  """(condition, reason) for each way in which a row may be unusable."""
+  timestamp, duration = parsed["timestamp"], parsed["duration_ms"]
   checks = [
-    (parse.is_missing(events.user_id), "missing user_id"),
-    (parse.is_missing(events.item_id), "missing item_id"),
-    (parse.is_missing(events.action), "missing action"),
-    (parse.is_missing(events.timestamp), "missing timestamp"),
+    (parse.is_missing(published.user_id), "missing user_id"),
+    (parse.is_missing(published.item_id), "missing item_id"),
+    (parse.is_missing(published.action), "missing action"),
+    (parse.is_missing(published.timestamp), "missing timestamp"),
     (timestamp.isnull(), "unparsable timestamp"),
     (timestamp < _EARLIEST_US, "timestamp before 1990"),
     # A day of grace for clocks and time zones.
     (timestamp > now_us + _DAY_US, "timestamp in the future"),
     (
-      ~parse.is_missing(events.duration_ms) & duration.isnull(),
+      ~parse.is_missing(published.duration_ms) & duration.isnull(),
       "unparsable duration_ms",
     ),
     (duration < 0, "negative duration_ms"),
     (duration > _LONGEST_MS, "implausible duration_ms"),
   ]
   for feature in log.schema.features:
-    checks += parse.faults(events[feature.name], feature, log.time_unit)
-  events = events.mutate(reason=parse.first_fault(checks))
-  return compute(events, place=log.place)
+    name = feature.name
+    checks += parse.faults(published[name], parsed[name], feature)
+  return checks
+
+
+def _rejected(typed: Any, log: Log) -> ibis.Table:
+  """`row` and `reason` of the rows that are no events."""
+  faulty = typed.filter(typed._reason.notnull())
+  faulty = faulty.select("row", reason="_reason")
+  usable = typed.filter(typed._reason.isnull())
+  # Copies have one digest. That a digest occurs twice is rare, and takes a
+  # fraction of the memory to find out: only those rows are read again, whole.
+  digests = usable.group_by("_digest").agg(rows=lambda t: t.count())
+  shared = digests.filter(digests.rows > 1)
+  alike = compute(
+    usable.semi_join(shared, "_digest").select("row"), place=log.place
+  )
+  if not alike.count().to_pyarrow().as_py():
+    return compute(faulty, place=log.place)
+  published = compute(log.events.semi_join(alike, "row"), place=log.place)
+  return compute(faulty.union(_copies(published, log)), place=log.place)
 
 
 def _copies(events: ibis.Table, log: Log) -> ibis.Table:
-  """`row` and `copy`, the reason, of usable rows that repeat an earlier one."""
-  usable = events.filter(events.reason.isnull())
-  contents = [name for name in events.columns if name not in ("row", "reason")]
-  exact = _repeated(usable, contents)
-  copies = exact.select("row", copy=ibis.literal(_EXACT_DUPLICATE))
+  """`row` and `reason` of the rows that repeat an earlier one."""
+  contents = [name for name in events.columns if name != "row"]
+  exact = _repeated(events, contents)
+  copies = exact.select("row", reason=ibis.literal(_EXACT_DUPLICATE))
   if log.logging:
     # One event, written twice: nothing that is used differs.
     told = [name for name in contents if name not in log.logging]
-    again = _repeated(usable.anti_join(exact, "row"), told)
-    again = again.select("row", copy=ibis.literal(_LOGGED_AGAIN))
+    again = _repeated(events.anti_join(exact, "row"), told)
+    again = again.select("row", reason=ibis.literal(_LOGGED_AGAIN))
     copies = copies.union(again)
-  return compute(copies, place=log.place)
+  return copies
 
 
 def _repeated(events: ibis.Table, columns: list[str]) -> ibis.Table:
-  """`row` of the events whose values an earlier row has.
-
-  Grouped and joined with the few groups that have copies, which takes a third
-  of the time of a window over all columns.
-  """
-  groups = events.group_by(columns).agg(
-    _first=lambda t: t.row.min(), _rows=lambda t: t.count()
-  )
-  groups = groups.filter(ibis._._rows > 1)
-  same = [events[name].identical_to(groups[name]) for name in columns]
-  copies = events.join(groups, [*same, events.row > groups._first])
-  return copies.select(row=events.row)
+  """`row` of the events whose values an earlier row has."""
+  place = ibis.row_number().over(group_by=columns, order_by="row")
+  placed: Any = events.mutate(_place=place)
+  return placed.filter(placed._place > 0).select("row")
 
 
-def _typed(valid: ibis.Table, log: Log) -> ibis.Table:
-  columns = {
-    "row": valid.row.cast("int64"),
-    "user_id": parse.text(valid.user_id),
-    "item_id": parse.text(valid.item_id),
-    "timestamp": parse.microseconds(valid.timestamp, log.time_unit),
-    "action": parse.text(valid.action),
-    "duration_ms": parse.number(valid.duration_ms).round().cast("int64"),
-  }
-  for feature in log.schema.features:
-    value = valid[feature.name]
-    columns[feature.name] = parse.typed(value, feature, log.time_unit)
-  return valid.select(**columns)
-
-
-def _count_reasons(marked: ibis.Table) -> dict[str, int]:
-  counts = marked.filter(marked.reason.notnull()).group_by("reason")
+def _count_reasons(rejected: ibis.Table) -> dict[str, int]:
+  counts = rejected.group_by("reason")
   table = counts.agg(rows=lambda t: t.count()).order_by("reason").to_pyarrow()
   return dict(
     zip(table["reason"].to_pylist(), table["rows"].to_pylist(), strict=True)

@@ -133,8 +133,11 @@ def _moments(
   def fixed(x: Any) -> Any:
     return (x * _FIXED_POINT).round().cast("int64").sum().cast("float64")
 
-  n = [max(count, 1.0) for count in one_row([x.count() for x in logged])]
-  scale = [most or 1.0 for most in one_row([x.abs().max() for x in logged])]
+  counts = one_row(
+    [x.count() for x in logged] + [x.abs().max() for x in logged]
+  )
+  n = [max(count, 1.0) for count in counts[: len(logged)]]
+  scale = [most or 1.0 for most in counts[len(logged) :]]
   sums = one_row([fixed(x / s) for x, s in zip(logged, scale, strict=True)])
   mean = [
     total / _FIXED_POINT / count * s

@@ -16,10 +16,6 @@ _HEADER = np.dtype("<i4")
 _LENGTH = np.dtype("u1")
 _COUNT = np.dtype("<u2")
 
-# Canonical columns, before the features: the item's catalog row, the start of
-# the token's first and last event (microseconds), whether it is a target.
-CANONICAL = ("item", "start_us", "end_us", "target")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Column:
@@ -70,7 +66,11 @@ def smallest_unsigned(size: int) -> str:
 
 
 def layout(features: Sequence[Encoded], *, items: int) -> tuple[Column, ...]:
-  """The columns of a record, in order."""
+  """The columns of a record, in order.
+
+  Before the features: the item's catalog row, the times of the token's first
+  and last event (microseconds), whether it is a target.
+  """
   columns = [
     Column(name="item", stored=smallest_unsigned(items), decoded="<i4"),
     Column(name="start_us", stored="<i8", decoded="<i8"),

@@ -20,9 +20,6 @@ EVENT_COLUMNS = (
   "duration_ms",
 )
 
-# In this order, then `schema.metadata` by name.
-ITEM_COLUMNS = ("item_id", "title", "launch_time")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Log:
@@ -35,7 +32,7 @@ class Log:
       still be text as published: `clean` casts, so that a rejected row keeps
       its original values. Further columns are only compared and shown: they
       tell exact duplicates apart and end in the rejects.
-    items: `ITEM_COLUMNS` (launch_time in int64 microseconds, null if not
+    items: item_id, title, launch_time (int64 microseconds, null if not
       declared), then the declared metadata, typed; None if the log has none.
     time_unit: of `timestamp`, one of `TIME_UNITS`.
     files: what was read, for the checksum.

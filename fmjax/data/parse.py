@@ -49,6 +49,8 @@ def text(value: Any) -> Any:
 
 def number(value: Any) -> Any:
   """float64; null if missing, unparsable or not finite."""
+  if value.type().is_integer():
+    return value.cast("float64")
   if not value.type().is_floating():
     value = value.try_cast("float64")
   finite = ~(value.isnan() | value.isinf())
@@ -70,6 +72,9 @@ def microseconds(value: Any, unit: str) -> Any:
     moment = text.re_extract(_ISO, 1).try_cast("timestamp")
     zone = text.re_extract(_ISO, 2)
     return _since_1970(moment) - _offset_s(zone) * 1_000_000
+  if kind.is_integer():
+    most = _EXACT // MICROSECONDS[unit]
+    return value.clip(-most, most).cast("int64") * MICROSECONDS[unit]
   scaled = number(value) * MICROSECONDS[unit]
   return scaled.clip(-_EXACT, _EXACT).round().cast("int64")
 
@@ -106,14 +111,19 @@ def typed(value: Any, feature: Feature, time_unit: str) -> Any:
       return value.cast("array<float64>")
 
 
-def faults(value: Any, feature: Feature, time_unit: str) -> list[Any]:
-  """(condition, reason) for each way in which a value may be unusable."""
+def faults(value: Any, parsed: Any, feature: Feature) -> list[Any]:
+  """(condition, reason) for each way in which a value may be unusable.
+
+  Args:
+    value: as published.
+    parsed: what `typed` made of it.
+    feature: its declaration.
+  """
   unparsable = f"unparsable {feature.name}"
   match feature.kind:
     case Kind.NUMERIC:
-      return [(~is_missing(value) & number(value).isnull(), unparsable)]
+      return [(~is_missing(value) & parsed.isnull(), unparsable)]
     case Kind.TIMESTAMP:
-      parsed = microseconds(value, time_unit)
       return [
         (~is_missing(value) & parsed.isnull(), unparsable),
         (
@@ -122,12 +132,12 @@ def faults(value: Any, feature: Feature, time_unit: str) -> list[Any]:
         ),
       ]
     case Kind.VECTOR:
-      finite = value.filter(
+      finite = parsed.filter(
         lambda x: x.notnull() & ~(x.isnan() | x.isinf())
       ).length()
       return [
-        (value.length() != feature.width, f"wrong width of {feature.name}"),
-        (value.length() != finite, unparsable),
+        (parsed.length() != feature.width, f"wrong width of {feature.name}"),
+        (parsed.length() != finite, unparsable),
       ]
     case Kind.CATEGORICAL | Kind.BAG:
       return []

@@ -4,6 +4,7 @@ Whole columns are the engine's work (out of core, all cores); the tokens, sorted
 once by user and time, stream through and leave as records.
 """
 
+import concurrent.futures
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,7 @@ _: Any = ibis._
 
 _DAY_US = 86_400_000_000
 _RECENT_US = 631_152_000_000_000  # 1990-01-01
+_EVENTS_AT_ONCE = 2**21  # that may have to be merged
 _ROWS_AT_ONCE = 131_072
 _ROWS_PER_REPORT = 2**20
 
@@ -108,17 +110,13 @@ def run(
 
   columns = layout([e.encoded for e in features], items=catalog.num_rows)
   writer = HistoryWriter(folder, encodings=features, layout=columns)
-  coded = _coded(tokens, catalog, users, connection)
-  written = 0
+  item_rows = _rows(catalog, "item", connection)
+  coded = _coded(tokens, item_rows, _rows(users, "user", connection))
   ordered = _sorted(_without_texts(coded, features, granularity, connection))
-  for batch in _stream(ordered, connection):
-    writer.write(pa.Table.from_batches([batch]))
-    if (written + len(batch)) // _ROWS_PER_REPORT > written // _ROWS_PER_REPORT:
-      report("write", written + len(batch))
-    written += len(batch)
+  written = _write(_stream(ordered, connection), writer, report)
   index = writer.close()
   np.savez(folder / store.INDEX, **dataclasses.asdict(index))
-  daily = _daily(coded, connection)
+  daily = _daily(tokens, item_rows, connection)
   pq.write_table(daily, folder / store.DAILY)
   report("write", written)
 
@@ -168,13 +166,29 @@ def _tokens(
   split: Split,
   connection: Any,
 ) -> tuple[ibis.Table, Cuts | None]:
-  """Tokens with their part, computed once, and the times between the parts."""
+  """Tokens with their part, and the times between the parts."""
   cuts = None
   if isinstance(split, TemporalSplit):
     cuts = find_cuts(events, split, schema=schema, connection=connection)
-  tokens = assign(tokenize(events, schema, granularity), split, cuts)
+
+  def tokens_of(some: ibis.Table) -> ibis.Table:
+    return assign(tokenize(some, schema, granularity), split, cuts)
+
+  if isinstance(granularity, EventTokens) and cuts:
+    # An event and two comparisons: quicker to make again than to keep.
+    return tokens_of(events), cuts
+  # Some of the users at a time, because DuckDB does not spill the lists and
+  # texts of a group that is not complete.
+  shares = 1 + connection.to_pyarrow(events.count()).as_py() // _EVENTS_AT_ONCE
+  share: Any = (events.user_id.hash() % shares).abs()
   name = ibis.util.gen_name("fmjax_tokens")
-  return connection.create_table(name, tokens, temp=True), cuts
+  tokens = connection.create_table(
+    name, tokens_of(events.filter(share == 0)), temp=True
+  )
+  for number in range(1, shares):
+    some = events.filter(share == number)
+    connection.insert(name, tokens_of(some), database="temp.main")
+  return tokens, cuts
 
 
 def _check_values(
@@ -244,20 +258,23 @@ def _users(tokens: ibis.Table, connection: Any) -> pa.Table:
   return table.add_column(0, "row", row)
 
 
+def _rows(table: pa.Table, name: str, connection: Any) -> ibis.Table:
+  """The row of each id, `name` and `name_id`, of the users or the catalog."""
+  rows = table.select(["row", f"{name}_id"])
+  return connection.create_table(
+    ibis.util.gen_name(f"fmjax_{name}"),
+    ibis.memtable(rows.rename_columns([name, f"{name}_id"])),
+    temp=True,
+  )
+
+
 def _coded(
-  tokens: ibis.Table, catalog: pa.Table, users: pa.Table, connection: Any
+  tokens: ibis.Table, items: ibis.Table, users: ibis.Table
 ) -> ibis.Table:
   """Tokens with the integer columns `user` and `item` for the ids."""
-
-  def rows_of(table: pa.Table, name: str, key: str) -> ibis.Table:
-    rows = table.select(["row", key]).rename_columns([name, key])
-    return connection.create_table(
-      ibis.util.gen_name(f"fmjax_{name}"), ibis.memtable(rows), temp=True
-    )
-
   return (
-    tokens.inner_join(rows_of(users, "user", "user_id"), "user_id")
-    .inner_join(rows_of(catalog, "item", "item_id"), "item_id")
+    tokens.inner_join(users, "user_id")
+    .inner_join(items, "item_id")
     .drop("user_id", "item_id")
   )
 
@@ -294,10 +311,33 @@ def _stream(table: ibis.Table, connection: Any) -> Iterator[pa.RecordBatch]:
   yield from result.to_arrow_reader(_ROWS_AT_ONCE)
 
 
-def _daily(coded: ibis.Table, connection: Any) -> pa.Table:
-  return connection.to_pyarrow(
-    coded.filter(_.target)
-    .group_by(day=(_.start_us // _DAY_US).cast("int32"), item=_.item)
+def _write(
+  batches: Iterator[pa.RecordBatch], writer: HistoryWriter, report: Progress
+) -> int:
+  """Writes every batch; how many tokens they hold."""
+  written = 0
+  # One batch is encoded and written while the engine sorts out the next.
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    under_way = pool.submit(lambda: None)
+    for batch in batches:
+      under_way.result()
+      under_way = pool.submit(writer.write, pa.Table.from_batches([batch]))
+      reports = written // _ROWS_PER_REPORT
+      written += len(batch)
+      if written // _ROWS_PER_REPORT > reports:
+        report("write", written)
+    under_way.result()
+  return written
+
+
+def _daily(tokens: ibis.Table, items: ibis.Table, connection: Any) -> pa.Table:
+  counts = (
+    tokens.filter(_.target)
+    .group_by(day=(_.start_us // _DAY_US).cast("int32"), item_id=_.item_id)
     .aggregate(events=_.count().cast("int32"))
+  )
+  return connection.to_pyarrow(
+    counts.inner_join(items, "item_id")
+    .select("day", "item", "events")
     .order_by("day", "item")
   )

@@ -64,23 +64,30 @@ def _run_tokens(
   events: ibis.Table, schema: Schema, max_gap_us: int
 ) -> ibis.Table:
   in_order = ibis.window(group_by="user_id", order_by=["timestamp", "row"])
+  apart = (_.item_id.lag() != _.item_id) | (
+    _.timestamp - _.timestamp.lag() > max_gap_us
+  )
+  next_apart = (_.item_id.lead() != _.item_id) | (
+    _.timestamp.lead() - _.timestamp > max_gap_us
+  )
+  marked = events.mutate(
+    seq=ibis.row_number().over(in_order),
+    begins=apart.over(in_order).fill_null(True),
+    _ends=next_apart.over(in_order).fill_null(True),
+  )
+  # Most runs are one event, which needs no aggregate.
+  alone = _.begins & _._ends
+  single = _event_tokens(marked.filter(alone), schema)
+  return single.union(_merged(marked.filter(~alone), schema))
+
+
+def _merged(marked: ibis.Table, schema: Schema) -> ibis.Table:
+  """Tokens of runs of two or more events."""
   to_here = ibis.cumulative_window(
     group_by="user_id", order_by=["timestamp", "row"]
   )
-  runs = (
-    events.mutate(
-      seq=ibis.row_number().over(in_order),
-      begins=(
-        (_.item_id.lag() != _.item_id)
-        | (_.timestamp - _.timestamp.lag() > max_gap_us)
-      )
-      .over(in_order)
-      .fill_null(True)
-      .cast("int64"),
-    )
-    .mutate(run=_.begins.sum().over(to_here))
-    .drop("begins")
-  )
+  runs = marked.mutate(run=_.begins.cast("int64").sum().over(to_here))
+  runs = runs.drop("begins", "_ends")
 
   # First by action, then by run: a run's action types and their counts need
   # both, and every other aggregate can be taken in two stages.

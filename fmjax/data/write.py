@@ -101,9 +101,9 @@ class HistoryWriter:
     offset_u = np.append(np.flatnonzero(begins), len(user_n))
     self._count(tokens, offset_u)
     records = pack(self._encode(tokens), offset_u, self._layout)
+    self._digest.update(b"".join(records))
     for record in records:
       self._writer_with_room().write(record)
-      self._digest.update(record)
       self._written += len(record)
 
   def _writer_with_room(self) -> Any:

@@ -64,7 +64,7 @@ def _log(folder: pathlib.Path, rows, *, unit="s", **columns) -> Log:
   connection = ibis.duckdb.connect()
   return Log(
     schema=_SCHEMA,
-    events=plain.read_parquet(connection, [path], place="events.parquet"),
+    events=plain.read_parquet(connection, path, place="events.parquet"),
     items=None,
     time_unit=unit,
     files=(path,),

@@ -21,6 +21,7 @@ from fmjax.config import (
   Table,
   TemporalSplit,
 )
+from fmjax.data import pipeline
 from fmjax.data.prepare import (
   SOURCES,
   ensure_prepared,
@@ -87,6 +88,32 @@ def test_the_same_log_gives_the_same_content(prepared_of, every_kind):
   changed = _events()
   changed[0]["item_id"] = "i6"
   assert prepared_of(changed, schema=every_kind).checksum != first.checksum
+
+
+@pytest.mark.parametrize("granularity", [EventTokens(), RunTokens()])
+@pytest.mark.parametrize("split", [TemporalSplit(), LeaveLastOut()])
+def test_users_tokenized_a_few_at_a_time_give_the_same_content(
+  prepared_of, every_kind, monkeypatch, granularity, split
+):
+  def content():
+    return prepared_of(
+      _events(), schema=every_kind, granularity=granularity, split=split
+    ).checksum
+
+  whole = content()
+  monkeypatch.setattr(pipeline, "_EVENTS_AT_ONCE", 7)
+  assert content() == whole
+
+
+def test_a_log_larger_than_memory_gives_the_same_content(tmp_path):
+  source = Synthetic(events=1_500_000)  # typed, more than 160 MB
+  whole, spilled = (
+    prepare(
+      source, tmp_path / limit, granularity=RunTokens(), memory_limit=limit
+    )
+    for limit in ("2GB", "150MB")
+  )
+  assert spilled.checksum == whole.checksum
 
 
 def test_a_directory_of_the_same_choices_is_kept(tmp_path):

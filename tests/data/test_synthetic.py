@@ -67,7 +67,7 @@ def test_any_number_of_items_works(items):
   source = dataclasses.replace(_SMALL, items=items, users=1)
   item = synthetic.block(source, 0)["item_id"].to_numpy()
   assert set(item) <= set(range(items))
-  assert len(synthetic._items(source)) == items
+  assert len(synthetic.items(source)) == items
 
 
 @pytest.mark.parametrize("name", ["events", "users", "items"])

@@ -282,6 +282,32 @@ def test_a_parquet_file_that_is_none_is_refused(tmp_path):
     _read(tmp_path, _MINIMAL, raw="log.parquet")
 
 
+def test_parquet_rows_are_numbered_as_they_lie_in_the_file(tmp_path):
+  # More rows than DuckDB reads at once, in groups that threads share.
+  count = 300_000
+  columns = {"visitor": [n % 5 for n in range(count)], "product": range(count)}
+  columns = pa.table({**columns, "time": [1_577_836_800] * count})
+  pq.write_table(columns, tmp_path / "clicks.parquet", row_group_size=10_000)
+  log = _read(tmp_path, _MINIMAL, raw="clicks.parquet")
+  rows = log.events.select("row", "item_id").to_pyarrow()
+  assert rows.num_rows == count
+  assert rows["row"].to_pylist() == [
+    item + 1 for item in rows["item_id"].to_pylist()
+  ]
+
+
+def test_a_parquet_column_of_duckdbs_own_name_is_refused(tmp_path):
+  columns = {
+    "visitor": [1],
+    "product": [1],
+    "time": [1],
+    "File_Row_Number": [7],
+  }
+  pq.write_table(pa.table(columns), tmp_path / "clicks.parquet")
+  with pytest.raises(DataError, match="'File_Row_Number', which is DuckDB's"):
+    _read(tmp_path, _MINIMAL, raw="clicks.parquet")
+
+
 def test_a_missing_mapping_is_explained(tmp_path):
   with pytest.raises(DataError, match="needs --mapping"):
     table.read(Table(raw="x.csv"), ibis.duckdb.connect())

@@ -127,19 +127,19 @@ def test_post_action_features_are_the_mean_or_the_last(tokens_of):
     features=(
       Feature(name="rating", kind=Kind.NUMERIC),
       Feature(name="unrated", kind=Kind.NUMERIC),
-      Feature(name="reason", kind=Kind.CATEGORICAL),
+      Feature(name="cause", kind=Kind.CATEGORICAL),
       Feature(name="tags", kind=Kind.BAG),
     ),
   )
   events = [
-    _event("a", 0, rating=1.0, reason="x", tags=["s"], action="p"),
-    _event("a", 1, rating=None, reason="y", tags=["t", "u"], action="q"),
-    _event("a", 2, rating=4.0, reason=None, tags=["v"], action="p"),
+    _event("a", 0, rating=1.0, cause="x", tags=["s"], action="p"),
+    _event("a", 1, rating=None, cause="y", tags=["t", "u"], action="q"),
+    _event("a", 2, rating=4.0, cause=None, tags=["v"], action="p"),
   ]
   (token,) = tokens_of(events, schema=schema, granularity=RunTokens())
   assert token["rating"] == 2.5
   assert token["unrated"] is None
-  assert token["reason"] is None
+  assert token["cause"] is None
   assert token["tags"] == ["v"]
 
 

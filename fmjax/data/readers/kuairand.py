@@ -125,7 +125,7 @@ def read(source: KuaiRandPure, connection: ibis.BaseBackend) -> Log:
     first = plain.first_of_each(published[stem], key)
     return compute(first, place=located.place(_members(located, stem)[0]))
 
-  users = described("user_features", "user_id").drop("row")
+  users = described("user_features", "user_id")
   return Log(
     schema=SCHEMA,
     events=_events(published["log_standard"], users),
@@ -164,7 +164,7 @@ def _table(
   names = _members(located, stem)
   paths = [located.open(name, connection) for name in names]
   if paths[0].suffix == ".parquet":
-    table = plain.read_parquet(connection, paths, place=names[0])
+    table = plain.read_parquet(connection, paths[0], place=names[0])
   else:
     table = plain.read_csv(connection, paths, place=names[0])
   table = plain.require_columns(table, columns, place=names[0])
@@ -208,10 +208,10 @@ def _events(log: Any, users: Any) -> ibis.Table:
     comment_stay_ms=log.comment_stay_time,
     hourmin=log.hourmin,
   )
-  users = users.rename(_user="user_id")
-  joined = events.left_join(users, events.user_id == users._user)
   order = [feature.name for feature in SCHEMA.features]
-  return joined.select(*EVENT_COLUMNS, *order, "hourmin")
+  return plain.with_users(events, users).select(
+    *EVENT_COLUMNS, *order, "hourmin"
+  )
 
 
 def _items(videos: Any) -> ibis.Table:

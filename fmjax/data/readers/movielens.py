@@ -15,7 +15,7 @@ import ibis
 from fmjax.config import MovieLens, MovieLensSasrec
 from fmjax.data.log import Log, compute
 from fmjax.data.readers import plain, raw
-from fmjax.data.readers.movietweetings import title_items
+from fmjax.data.readers.movietweetings import rating_events, title_items
 from fmjax.data.schema import Feature, Kind, Schema, When
 
 PUBLISHER = "https://grouplens.org/datasets/movielens/"
@@ -113,22 +113,12 @@ def read(source: MovieLens, connection: ibis.BaseBackend) -> Log:
   tables = {"u.data": _tables_100k, ".dat": _tables_dat, ".csv": _tables_csv}
   ratings, movies, users = tables[_form(name)](located, name, connection)
   edition = (raw.plain_name(name), movies.count().to_pyarrow().as_py())
-  events = ratings.select(
-    row=ratings.row,
-    user_id=ratings.user_id,
-    item_id=ratings.movie_id,
-    timestamp=ratings.rating_timestamp,
-    action=ibis.literal("rate"),
-    duration_ms=ibis.null("int64"),
-    rating=ratings.rating,
-  )
+  events = rating_events(ratings)
   features = (_RATING,)
   if users is not None:
     features = (_RATING, *_USER_FEATURES)
-    users: Any = plain.first_of_each(users, "user_id").drop("row")
-    users = users.rename(_user="user_id")
-    joined = events.left_join(users, events.user_id == users._user)
-    events = joined.drop("_user")
+    users = plain.first_of_each(users, "user_id")
+    events = plain.with_users(events, users)
   return Log(
     schema=Schema(
       source="movielens",

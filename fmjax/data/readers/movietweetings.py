@@ -50,20 +50,10 @@ def _locate(source: MovieTweetings) -> raw.RawFiles:
 def read(source: MovieTweetings, connection: ibis.BaseBackend) -> Log:
   located = _locate(source)
   published = tables(located, connection)
-  ratings, movies = published["ratings"], published["movies"]
-  events = ratings.select(
-    row=ratings.row,
-    user_id=ratings.user_id,
-    item_id=ratings.movie_id,
-    timestamp=ratings.rating_timestamp,
-    action=ibis.literal("rate"),
-    duration_ms=ibis.null("int64"),
-    rating=ratings.rating,
-  )
   return Log(
     schema=SCHEMA,
-    events=events,
-    items=title_items(movies, title="movie_title"),
+    events=rating_events(published["ratings"]),
+    items=title_items(published["movies"], title="movie_title"),
     time_unit="s",
     files=files(source),
     place=located.place(_member(located, "ratings")),
@@ -96,12 +86,25 @@ def _table(
   name = _member(located, stem)
   path = located.open(name, connection)
   if path.suffix == ".parquet":
-    table = plain.read_parquet(connection, [path], place=name)
+    table = plain.read_parquet(connection, path, place=name)
     table = plain.require_columns(table, columns, place=name)
     return plain.as_text(table)
   lines = plain.read_lines(connection, path)
   return plain.split_lines(
     lines, separator="::", columns=columns, place=located.place(name)
+  )
+
+
+def rating_events(ratings: Any) -> ibis.Table:
+  """Events of a table with `user_id`, `movie_id`, `rating` and its time."""
+  return ratings.select(
+    row=ratings.row,
+    user_id=ratings.user_id,
+    item_id=ratings.movie_id,
+    timestamp=ratings.rating_timestamp,
+    action=ibis.literal("rate"),
+    duration_ms=ibis.null("int64"),
+    rating=ratings.rating,
   )
 
 

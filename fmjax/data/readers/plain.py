@@ -11,12 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import ibis
+import pyarrow.parquet as pq
 
 from fmjax.config import suggest
 from fmjax.data.schema import DataError
 
 # A delimiter that no published text contains, so that a line stays whole.
 _NO_DELIMITER = "\x01"
+
+# The column that DuckDB adds to a Parquet file, if asked.
+_PLACE = "file_row_number"
 
 
 def read_csv(
@@ -50,7 +54,7 @@ def read_csv(
     escape='"',
     columns=dict.fromkeys(columns, "VARCHAR"),
   )
-  return _numbered(table)
+  return _numbered(table, ibis.row_number())
 
 
 def read_lines(connection: Any, path: pathlib.Path) -> ibis.Table:
@@ -64,7 +68,7 @@ def read_lines(connection: Any, path: pathlib.Path) -> ibis.Table:
     escape="",
     columns={"line": "VARCHAR"},
   )
-  table = _numbered(table)
+  table = _numbered(table, ibis.row_number())
   return table.filter(table.line.notnull())
 
 
@@ -92,21 +96,27 @@ def split_lines(
 
 
 def read_parquet(
-  connection: Any, paths: Sequence[pathlib.Path], *, place: str
+  connection: Any, path: pathlib.Path, *, place: str
 ) -> ibis.Table:
   """`row`, then the columns as stored."""
-  for path in paths:
-    with path.open("rb") as stream:
-      start = stream.read(4)
-      stream.seek(-min(4, path.stat().st_size), io.SEEK_END)
-      if start != b"PAR1" or stream.read(4) != b"PAR1":
-        raise DataError(
-          f"{place} is no Parquet file, or is truncated; download it again"
-        )
+  with path.open("rb") as stream:
+    start = stream.read(4)
+    stream.seek(-min(4, path.stat().st_size), io.SEEK_END)
+    if start != b"PAR1" or stream.read(4) != b"PAR1":
+      raise DataError(
+        f"{place} is no Parquet file, or is truncated; download it again"
+      )
+  for name in pq.read_schema(path).names:
+    if name.lower() == _PLACE:
+      raise DataError(
+        f"{place} names a column {name!r}, which is DuckDB's own; rename it"
+      )
   # Times with a zone would else be shown in the zone of the machine.
   connection.raw_sql("SET TimeZone = 'UTC'")
-  table = connection.read_parquet([str(path) for path in paths])
-  return _numbered(table)
+  # The file's own numbers, because counting rows takes them one after the
+  # other: a single core would read the file.
+  table = connection.read_parquet(str(path), file_row_number=True)
+  return _numbered(table, table[_PLACE])
 
 
 def as_text(table: ibis.Table) -> ibis.Table:
@@ -142,14 +152,21 @@ def first_of_each(table: Any, key: str) -> ibis.Table:
   )
 
 
-def _numbered(table: ibis.Table) -> ibis.Table:
-  for name in table.columns:  # DuckDB ignores case
-    if name.lower() == "row":
-      table = table.rename({"published_row": name})
-  number = (ibis.row_number() + 1).cast("int64")
-  return table.select(
-    row=number, **{name: table[name] for name in table.columns}
-  )
+def with_users(events: Any, users: Any) -> ibis.Table:
+  """Events with what a table of one row a `user_id` says of their user."""
+  users = users.drop("row").rename(_user="user_id")
+  return events.left_join(users, events.user_id == users._user).drop("_user")
+
+
+def _numbered(table: ibis.Table, place: Any) -> ibis.Table:
+  """`row`, which is `place` counted from 1, then the other columns."""
+  published = {
+    # DuckDB ignores case.
+    "published_row" if name.lower() == "row" else name: table[name]
+    for name in table.columns
+    if not table[name].equals(place)
+  }
+  return table.select(row=(place + 1).cast("int64"), **published)
 
 
 def _header(path: pathlib.Path, *, delimiter: str, place: str) -> list[str]:

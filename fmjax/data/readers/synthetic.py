@@ -58,10 +58,11 @@ def read(source: Synthetic, connection: ibis.BaseBackend) -> Log:
       " microsecond"
     )
   scratch = raw.scratch_of(connection)
-  events, items = scratch / "events.parquet", scratch / "items.parquet"
-  write(source, events)
-  pq.write_table(_items(source), items)
-  table = plain.read_parquet(connection, [events], place=events.name)
+  in_events, in_items = scratch / "events.parquet", scratch / "items.parquet"
+  write(source, in_events)
+  pq.write_table(items(source), in_items)
+  table = plain.read_parquet(connection, in_events, place=in_events.name)
+  described = plain.read_parquet(connection, in_items, place=in_items.name)
   return Log(
     schema=SCHEMA,
     events=table.mutate(action=ibis.literal("watch")).select(
@@ -73,7 +74,7 @@ def read(source: Synthetic, connection: ibis.BaseBackend) -> Log:
       "duration_ms",
       "device",
     ),
-    items=plain.read_parquet(connection, [items], place=items.name).drop("row"),
+    items=described.drop("row"),
     time_unit="us",
     files=files(source),
     place=f"synthetic log of seed {source.seed}",
@@ -134,7 +135,7 @@ _ARROW = pa.schema(
 )
 
 
-def _items(source: Synthetic) -> pa.Table:
+def items(source: Synthetic) -> pa.Table:
   """Every item's genre, and for half of them a second one."""
   item = np.arange(source.items)
   genres = min(_GENRES, source.items)

@@ -111,7 +111,7 @@ def _open(
   located, name = raw.one_file(file)
   path, place = located.open(name, connection), located.place(name)
   if path.suffix == ".parquet":
-    return plain.read_parquet(connection, [path], place=place), place
+    return plain.read_parquet(connection, path, place=place), place
   if len(delimiter) != 1:
     raise DataError(f"delimiter = {delimiter!r} is not one character")
   table = plain.read_csv(connection, [path], place=place, delimiter=delimiter)
@@ -168,22 +168,22 @@ def _read_items(
     delimiter=keys.get("delimiter", ","),
   )
   unit = "iso"
-  published = {
+  values = {
     feature: _value(table, feature, entry, place) for feature, entry in declared
   }
   launch = ibis.null("int64")
   if "launch_time" in keys.tree:
     unit = keys.choice("launch_unit", TIME_UNITS, keys.require("launch_unit"))
-    launch = _column(table, keys.get("launch_time"), place)
-    published[_LAUNCH] = launch
-    launch = parse.microseconds(launch, unit)
+    values[_LAUNCH] = _column(table, keys.get("launch_time"), place)
+    launch = parse.microseconds(values[_LAUNCH], unit)
   title = ibis.null("string")
   if "title" in keys.tree:
     title = _column(table, keys.get("title"), place).cast("string").nullif("")
   item = _column(table, keys.require("item"), place)
   checks = [(parse.is_missing(item), f"missing {keys.get('item')}")]
-  for feature, value in published.items():
-    checks += parse.faults(value, feature, unit)
+  typed = {f: parse.typed(value, f, unit) for f, value in values.items()}
+  for feature, value in values.items():
+    checks += parse.faults(value, typed[feature], feature)
   items = compute(
     table.select(
       _row=table.row,
@@ -191,10 +191,7 @@ def _read_items(
       item_id=parse.text(item),
       title=title,
       launch_time=launch,
-      **{
-        feature.name: parse.typed(published[feature], feature, unit)
-        for feature, _ in declared
-      },
+      **{feature.name: typed[feature] for feature, _ in declared},
     ),
     place=place,
   )
