@@ -173,7 +173,15 @@ class IdOnly(_Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FullAttention(_Config):
-  """Causal softmax attention over the whole window."""
+  """Causal softmax attention over the whole window, in blocks of queries."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FusedAttention(_Config):
+  """The same by the library's kernel: cuDNN's on a GPU in bfloat16.
+
+  No kernel drops attention weights: `dropout` does not reach them.
+  """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,7 +220,7 @@ class ModelConfig(_Config):
   features: AllFeatures | ItemOnly = AllFeatures()
   time: CalendarTime | NoTime = CalendarTime()
   mixer: SumMixer | IdOnly = SumMixer()
-  attention: FullAttention = FullAttention()
+  attention: FullAttention | FusedAttention = FullAttention()
   block: GatedBlock | SasrecBlock = GatedBlock()
   remat: NoRemat | RematElementwise | RematBlocks = NoRemat()
   dtype: str = "float32"  # of activations; "bfloat16" keeps float32 parameters

@@ -5,12 +5,13 @@ values; the projections belong to the block.
 """
 
 import itertools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fmjax.config import FullAttention
+from fmjax.config import FullAttention, FusedAttention
 from fmjax.data.batch import Array
 from fmjax.model import dropout
 
@@ -104,7 +105,46 @@ def attend(
   return jnp.einsum("bhts,bhse->bhte", weights_bhts, v_bhse)
 
 
-def make_attention(config: FullAttention, *, dropout: float) -> nnx.Module:
+class Fused(nnx.Module):
+  """`Full` without dropout, by `jax.nn.dot_product_attention`."""
+
+  def __call__(
+    self,
+    q_bthe: jax.Array,
+    k_bshe: jax.Array,
+    v_bshe: jax.Array,
+    *,
+    segment_bt: Array,
+    dropout_key: jax.Array | None,
+  ) -> jax.Array:
+    """As `Full`; the library drops no weights, so the key is unused."""
+    del dropout_key
+    mask_bts = visible(segment_bt, 0, q_bthe.shape[1])
+    return jax.nn.dot_product_attention(
+      q_bthe,
+      k_bshe,
+      v_bshe,
+      mask=mask_bts[:, None],
+      implementation=_kernel(q_bthe),
+    )
+
+
+# What cuDNN's attention takes: half precision, heads of such widths.
+_CUDNN_DTYPES = (jnp.bfloat16, jnp.float16)
+_CUDNN_MOST_WIDTH = 128
+
+
+def _kernel(q_bthe: jax.Array) -> Literal["cudnn", "xla"]:
+  e = q_bthe.shape[-1]
+  fits = q_bthe.dtype in _CUDNN_DTYPES and e % 8 == 0 and e <= _CUDNN_MOST_WIDTH
+  return "cudnn" if fits and jax.default_backend() == "gpu" else "xla"
+
+
+def make_attention(
+  config: FullAttention | FusedAttention, *, dropout: float
+) -> nnx.Module:
   match config:
     case FullAttention():
       return Full(dropout=dropout)
+    case FusedAttention():
+      return Fused()

@@ -38,8 +38,7 @@ def rematerialized(
       policy = jax.checkpoint_policies.dots_saveable
     case RematBlocks():
       policy = jax.checkpoint_policies.nothing_saveable
-  # A scan keeps XLA from merging the two computations; no barrier is needed.
-  return jax.checkpoint(layer, policy=policy, prevent_cse=False)
+  return jax.checkpoint(layer, policy=policy)
 
 
 class Recommender(nnx.Module):

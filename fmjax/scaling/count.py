@@ -17,6 +17,7 @@ from fmjax.config import (
   CalendarTime,
   FullAttention,
   FullSoftmax,
+  FusedAttention,
   GatedBlock,
   IdOnly,
   ItemOnly,
@@ -204,6 +205,10 @@ def step_flops(
   match model.attention:
     case FullAttention():
       pairs = sum((end - start) * end for start, end in query_blocks(window))
+    case FusedAttention():
+      pairs = window**2  # what XLA computes; cuDNN's kernel does about half
+    case FusedAttention():
+      pairs = window * window
   for _ in range(model.layers):
     match model.block:
       case GatedBlock() as block:

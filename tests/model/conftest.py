@@ -8,7 +8,13 @@ import pytest
 from flax import nnx
 
 from fmjax import mesh
-from fmjax.config import FullAttention, GatedBlock, ModelConfig, SasrecBlock
+from fmjax.config import (
+  FullAttention,
+  FusedAttention,
+  GatedBlock,
+  ModelConfig,
+  SasrecBlock,
+)
 from fmjax.data.batch import Batch
 from fmjax.data.catalog import Catalog
 from fmjax.data.schema import DataSpec, Encoded, Feature, Kind, When
@@ -16,7 +22,7 @@ from fmjax.model.recommender import Recommender
 
 ITEMS, ROWS, WINDOW = 40, 2, 8
 BLOCKS = (GatedBlock(), SasrecBlock())
-ATTENTIONS = (FullAttention(),)
+ATTENTIONS = (FullAttention(), FusedAttention())
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Attention in blocks of queries equals attention written out whole."""
+"""Every form of attention equals attention written out whole."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax.model.attention import Full, query_blocks
+from fmjax.model.attention import Full, Fused, query_blocks
 
 
 def dense(q_bthe, k_bshe, v_bshe, *, segment_bt):
@@ -30,8 +30,13 @@ def inputs(window, *, rows=3, heads=2, seed=0):
   return (q_bthe, k_bshe, v_bshe), jnp.asarray(segment_bt, jnp.int32)
 
 
+FORMS = [Full(dropout=0.5), Fused()]
+each_form = pytest.mark.parametrize("attention", FORMS, ids=["full", "fused"])
+
+
+@each_form
 @pytest.mark.parametrize("window", [1, 8, 64, 65, 130, 200])
-def test_blocks_of_queries_equal_the_whole(window):
+def test_every_form_equals_the_whole_written_out(attention, window):
   arrays, segment_bt = inputs(window)
   weights = jnp.asarray(np.random.default_rng(1).normal(size=arrays[0].shape))
 
@@ -39,7 +44,7 @@ def test_blocks_of_queries_equal_the_whole(window):
     return lambda arrays: jnp.sum(attend(*arrays) * weights)
 
   def blocks(*arrays):
-    return Full(dropout=0.5)(*arrays, segment_bt=segment_bt, dropout_key=None)
+    return attention(*arrays, segment_bt=segment_bt, dropout_key=None)
 
   def whole(*arrays):
     return dense(*arrays, segment_bt=segment_bt)
@@ -51,10 +56,10 @@ def test_blocks_of_queries_equal_the_whole(window):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@each_form
 @pytest.mark.parametrize("window", [64, 200])
-def test_blocks_see_no_later_position_to_the_bit(window):
+def test_no_form_sees_a_later_position_to_the_bit(attention, window):
   arrays, segment_bt = inputs(window)
-  attention = Full(dropout=0.5)
 
   def run(arrays):
     return attention(

@@ -12,6 +12,7 @@ from fmjax.config import (
   DataConfig,
   Experiment,
   FullSoftmax,
+  FusedAttention,
   GatedBlock,
   IdOnly,
   ItemOnly,
@@ -87,6 +88,9 @@ MODELS = {
     time=NoTime(),
     mixer=IdOnly(),
     block=SasrecBlock(),
+  ),
+  "fused attention": ModelConfig(
+    width=16, layers=2, heads=2, attention=FusedAttention()
   ),
   "sasrec, everything": ModelConfig(
     width=16,
