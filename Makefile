@@ -39,8 +39,9 @@ lint: $(VENV)/installed-dev ## Format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-figures: $(VENV)/installed ## Draw figures and README tables from the committed results
+figures: $(VENV)/installed-dev ## Draw figures and README tables from the committed results
 	$(BIN)/python -m analysis.plots
+	$(BIN)/python -m analysis.execute
 	$(BIN)/python -m analysis.readme
 
 bench: $(VENV)/installed ## Every benchmark; hours, if the peer is installed

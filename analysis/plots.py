@@ -5,31 +5,44 @@ python -m analysis.plots        # redraws analysis/figures; also `make figures`
 
 import json
 import pathlib
-from collections.abc import Callable
-from typing import Any
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
-from analysis import published
+from analysis import bench, published
+from analysis.bench import gib
 from fmjax.scaling import figure
 
 HERE = pathlib.Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
 
+Result = Mapping[str, Any]
+Draw = Callable[[Result], Figure]
+
 _PUBLISHED = {
   "SASRec+ (published)": published.SASREC_CE["ndcg@10"],
   "SASRec, BCE (published)": published.SASREC_BCE["ndcg@10"],
 }
+# Of Okabe and Ito, told apart with any color vision.
+_BLUE, _RED, _GREEN = "#0072B2", "#D55E00", "#009E73"
+_INK, _PALE, _GRID = "#222222", "#9a9a9a", "#e6e6e6"
+_SIDES = {"fmjax": _BLUE, "peer": _RED}
+_STYLE: Any = {"font.size": 11, "svg.hashsalt": "fmjax"}
+_BAR = 0.36  # height of one of two bars
 
 
-def quickstart(result: dict[str, Any], path: pathlib.Path) -> None:
+def quickstart(result: Result, path: pathlib.Path) -> None:
   """Does a larger model help on MovieTweetings?"""
   figure.draw(result, path)
 
 
-def movielens_1m(result: dict[str, Any], path: pathlib.Path) -> None:
+def movielens_1m(result: Result) -> Figure:
   """Validation curve of SASRec with full cross-entropy, beside published ones.
 
   The published numbers are on test; so is the marked point.
@@ -37,78 +50,456 @@ def movielens_1m(result: dict[str, Any], path: pathlib.Path) -> None:
   curve = result["curve"]
   test, (low, high) = result["test"]["ndcg@10"], result["test"]["ndcg@10_ci"]
   popularity = result["baselines"]["popularity_all"]["ndcg@10"]
-  style: Any = {"font.size": 11, "svg.hashsalt": "fmjax"}
-  with matplotlib.rc_context(style):
-    canvas = Figure(figsize=(8, 4.2), layout="constrained")
-    FigureCanvasAgg(canvas)
-    axis = canvas.add_subplot()
-    axis.plot(
-      [point["step"] for point in curve],
-      [point["ndcg@10"] for point in curve],
-      color="#0072B2",
-      linewidth=1.8,
-      label="validation",
+  canvas, (axis,) = _panels(8, 4.2)
+  axis.plot(
+    [point["step"] for point in curve],
+    [point["ndcg@10"] for point in curve],
+    color=_BLUE,
+    linewidth=1.8,
+    label="validation",
+  )
+  axis.errorbar(
+    [result["selected_step"]],
+    [test],
+    yerr=[[test - low], [high - test]],
+    fmt="o",
+    color=_INK,
+    capsize=3,
+    label=f"test of the selected step, {test:.4f} (95 % over users)",
+  )
+  lines = {**_PUBLISHED, "popularity, all time": popularity}
+  for (name, value), color, dashes in zip(
+    lines.items(),
+    (_RED, "#B07D00", "#CC79A7"),
+    ("--", ":", "-."),
+    strict=True,
+  ):
+    axis.axhline(
+      value,
+      color=color,
+      linestyle=dashes,
+      linewidth=1.5,
+      label=f"{name}, {value:.4f}",
     )
-    axis.errorbar(
-      [result["selected_step"]],
-      [test],
-      yerr=[[test - low], [high - test]],
-      fmt="o",
-      color="#222222",
-      capsize=3,
-      label=f"test of the selected step, {test:.4f} (95 % over users)",
-    )
-    lines = {**_PUBLISHED, "popularity, all time": popularity}
-    for (name, value), color, dashes in zip(
-      lines.items(),
-      ("#D55E00", "#B07D00", "#CC79A7"),
-      ("--", ":", "-."),
-      strict=True,
-    ):
-      axis.axhline(
-        value,
+  axis.set_ylim(bottom=0)
+  axis.set_xlabel("training step")
+  axis.set_ylabel("NDCG@10, full ranking")
+  _title(axis, "MovieLens-1M, leave-last-out: SASRec with full cross-entropy")
+  axis.legend(
+    loc="center right", bbox_to_anchor=(1.0, 0.35), fontsize=9, frameon=False
+  )
+  return canvas
+
+
+# ---- benchmarks ------------------------------------------------------------
+
+
+def throughput(result: Result) -> Figure:
+  """Tokens per second of every pair, a panel a loss, and peak memory."""
+  losses = {
+    label: result["losses"][loss]
+    for loss, label in bench.LOSSES.items()
+    if loss in result["losses"]
+  }
+  canvas, (*axes, memory) = _panels(13, 3.9, len(losses) + 1)
+  names = _names(result)
+  fastest = 0.0
+  for axis, (label, of) in zip(axes, losses.items(), strict=True):
+    for pair in of["pairs"]:
+      rates = [pair[s]["tokens"] / pair[s]["seconds"] / 1e3 for s in _SIDES]
+      axis.plot([0, 1], rates, color=_PALE, linewidth=0.8, zorder=1)
+      axis.scatter([0, 1], rates, color=list(_SIDES.values()), s=22, zorder=3)
+      fastest = max(fastest, *rates)
+    for place, (side, color) in enumerate(_SIDES.items()):
+      median = of["tokens_per_s"][side] / 1e3
+      axis.hlines(median, place - 0.22, place + 0.22, color=color, linewidth=2)
+      axis.annotate(
+        f"{median:.1f}",
+        (place + (-0.26, 0.26)[place], median),
+        ha=("right", "left")[place],
+        va="center",
+        fontsize=9.5,
         color=color,
-        linestyle=dashes,
-        linewidth=1.5,
-        label=f"{name}, {value:.4f}",
       )
-    axis.set_ylim(bottom=0)
-    axis.set_xlabel("training step")
-    axis.set_ylabel("NDCG@10, full ranking")
-    axis.set_title(
-      "MovieLens-1M, leave-last-out: SASRec with full cross-entropy",
-      loc="left",
-      weight="bold",
-      fontsize=12,
+    axis.set_xlim(-0.7, 1.7)
+    axis.set_xticks([0, 1], list(names.values()))
+    low, high = min(of["pair_ratios"]), max(of["pair_ratios"])
+    _title(axis, f"{label}\n{of['ratio']:.1f} × ({low:.1f} to {high:.1f})")
+  for axis in axes:  # one scale, so that losses compare, too
+    axis.set_ylim(0, 1.06 * fastest)
+    axis.set_ylabel("1,000 real tokens/s" if axis is axes[0] else "")
+  bars = {
+    names[side]: (
+      color,
+      [gib(of["peak_rss_bytes"][side]) for of in losses.values()],
     )
-    axis.grid(True, color="#e6e6e6", linewidth=0.8)
+    for side, color in _SIDES.items()
+  }
+  _pairs_of_bars(
+    memory, [label.replace(" ", "\n", 1) for label in losses], bars
+  )
+  memory.set_xlabel("GiB")
+  _title(memory, "peak memory\n")
+  return canvas
+
+
+def time_to_quality(result: Result) -> Figure:
+  """Validation NDCG@10 against each side's own training seconds."""
+  canvas, (axis,) = _panels(8, 4.4)
+  names = _names(result)
+  for side, color in _SIDES.items():
+    curve = result["curves"][side]
+    reached = result[f"{side}_s"]
+    told = "not there yet" if reached is None else f"{reached:,.0f} s"
+    axis.plot(
+      [point["train_s"] for point in curve],
+      [point["ndcg@10"] for point in curve],
+      color=color,
+      marker="o",
+      markersize=3,
+      linewidth=1.8,
+      label=f"{names[side]}: {told}",
+    )
+    if reached is not None:
+      axis.axvline(reached, color=color, linestyle=":", linewidth=1.2)
+  axis.axhline(
+    result["threshold"],
+    color=_INK,
+    linestyle="--",
+    linewidth=1.2,
+    label=f"NDCG@10 = {result['threshold']:g}",
+  )
+  axis.set_xscale("log")
+  axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+  axis.set_ylim(bottom=0)
+  axis.set_xlabel("training seconds, compilation included, evaluation excluded")
+  axis.set_ylabel("validation NDCG@10")
+  canvas.legend(loc="outside lower center", ncols=3, fontsize=10, frameon=False)
+  _title(axis, "MovieLens-1M: time to quality, an epoch a point")
+  return canvas
+
+
+def floor(result: Result) -> Figure:
+  """Milliseconds of a step by part: at the machine's rates, and traced."""
+  parts = result["parts"]
+  canvas, (axis,) = _panels(8, 0.55 * len(parts) + 1.5)
+  bars = {
+    "at the machine's rates": (_PALE, [part["least_ms"] for part in parts]),
+    "in the trace": (_BLUE, [part["measured_ms"] for part in parts]),
+  }
+  _pairs_of_bars(axis, [_plain(part["part"]) for part in parts], bars)
+  axis.set_xlabel("ms a step")
+  axis.legend(loc="lower right", fontsize=9.5, frameon=False)
+  _title(
+    axis,
+    f"a step takes {result['step_ms']:.0f} ms; its parts at the machine's"
+    f" rates, {result['least_ms']:.0f} ms",
+  )
+  return canvas
+
+
+def changes(result: Result) -> Figure:
+  """What each change took off a step, one after another, from the plain form.
+
+  Blue: milliseconds after the change; pale: what it saved (or cost, red).
+  """
+  ladder = result["changes"]
+  canvas, (axis,) = _panels(8, 0.45 * len(ladder) + 1.3)
+  before = ladder[0]["step_ms"]
+  for place, rung in enumerate(ladder):
+    after = rung["step_ms"]
+    saved = before - after
+    axis.barh(place, min(before, after), 0.7, color=_BLUE)
+    axis.barh(
+      place,
+      abs(saved),
+      0.7,
+      left=min(before, after),
+      color=_PALE if saved > 0 else _RED,
+      alpha=0.55,
+    )
+    rate = f"{after:.0f} ms, {rung['tokens_per_s'] / 1e3:.1f} k tokens/s"
+    _tell(axis, max(before, after), place, rate)
+    before = after
+  axis.set_yticks(range(len(ladder)), [rung["change"] for rung in ladder])
+  axis.invert_yaxis()
+  axis.set_xlim(0, 1.65 * max(rung["step_ms"] for rung in ladder))
+  axis.grid(False, axis="y")
+  axis.set_xlabel("ms a step (pale: what the change saved)")
+  times = ladder[0]["step_ms"] / ladder[-1]["step_ms"]
+  _title(axis, f"each change on top of those before it: {times:.1f} × in all")
+  return canvas
+
+
+def parts(result: Result) -> Figure:
+  """Milliseconds of each hot part beside its plain twin."""
+  measured = result["parts"]
+  canvas, (axis,) = _panels(8, 0.5 * len(measured) + 1.3)
+  bars = {
+    "fast form": (_BLUE, [part["fast_ms"] for part in measured]),
+    "plain twin": (_PALE, [part["plain_ms"] for part in measured]),
+  }
+  _pairs_of_bars(axis, [_plain(part["part"]) for part in measured], bars)
+  axis.set_xlabel("ms, forward and gradient")
+  axis.legend(loc="lower right", fontsize=9.5, frameon=False)
+  _title(axis, "parts of a step, each alone")
+  return canvas
+
+
+def evaluation(result: Result) -> Figure:
+  """Seconds of every evaluation of all users, and of the first."""
+  canvas, (axis,) = _panels(8, 2.2)
+  names = _names(result)
+  for place, (side, color) in enumerate(_SIDES.items()):
+    every = [pair[side]["seconds"] for pair in result["pairs"]]
+    first = result["first"][side]["seconds"]
+    axis.scatter(every, [place] * len(every), color=color, s=26)
+    axis.scatter(first, place, facecolors="none", edgecolors=color, s=40)
+    median = result[f"{side}_s"]
+    axis.vlines(median, place - 0.25, place + 0.25, color=color, linewidth=2)
+    axis.annotate(
+      f"{median:.2f} s",
+      (median, place - 0.3),
+      ha="center",
+      fontsize=9.5,
+      color=color,
+    )
+  axis.set_yticks([0, 1], names.values())
+  axis.set_ylim(1.5, -0.75)
+  axis.set_xlim(left=0)
+  axis.grid(False, axis="y")
+  axis.set_xlabel("seconds (line: median; open: the first, with compilation)")
+  _title(
+    axis,
+    f"evaluating {result['users']:,} users takes {result['ratio']:.2f} × the"
+    " peer's time",
+  )
+  return canvas
+
+
+def reading(result: Result) -> Figure:
+  """Tokens per second of the input pipeline alone and of a training step."""
+  turns = {"training step": result["step_turns"], **result["input_turns"]}
+  facts = result["logs"]
+  canvas, (axis,) = _panels(8, 0.5 * len(turns) + 1.2)
+  labels = []
+  for place, (name, rates) in enumerate(turns.items()):
+    color = _GREEN if name in facts else _BLUE
+    median = statistics.median(rates)
+    axis.scatter(rates, [place] * len(rates), color=color, s=22, zorder=3)
+    axis.vlines(median, place - 0.25, place + 0.25, color=color, linewidth=2)
+    times = f", {result['ratios'][name]:.0f} ×" if name in facts else ""
+    _tell(axis, max(rates), place, f"{median / 1e3:,.0f} k{times}")
+    labels.append(_log_label(name, facts.get(name)))
+  axis.set_xscale("log")
+  axis.set_yticks(range(len(turns)), labels)
+  axis.set_ylim(len(turns) - 0.5, -0.5)
+  every = [rate for rates in turns.values() for rate in rates]
+  axis.set_xlim(min(every) / 2, 6 * max(every))
+  axis.set_xlabel("tokens/s (line: median of the turns)")
+  _title(axis, "batches read, with nothing else to do")
+  return canvas
+
+
+def prepare(result: Result) -> Figure:
+  """Events per second and peak memory of `prepare` against a log's length."""
+  canvas, axes = _panels(10, 3.8, 2)
+  sides = {"fmjax": ("fmjax", result["sizes"])}
+  if result["peer"]:
+    sides["peer"] = (_names(result)["peer"], result["peer"])
+  for side, (name, lengths) in sides.items():
+    done = [length for length in lengths if "seconds" in length]
+    runs = [r for length in done for r in length["runs"] if "error" not in r]
+    events = [length["events"] for length in done]
+    rates = [length["events_per_s"] / 1e3 for length in done]
+    peaks = [gib(length["peak_rss_bytes"]) for length in done]
+    of_runs = (
+      [run["events"] / run["seconds"] / 1e3 for run in runs],
+      [gib(run["peak_rss_bytes"]) for run in runs],
+    )
+    color = _SIDES[side]
+    for axis, medians, points in zip(
+      axes, (rates, peaks), of_runs, strict=True
+    ):
+      axis.plot(events, medians, color=color, linewidth=1.8, label=name)
+      axis.scatter([run["events"] for run in runs], points, color=color, s=16)
+  for axis, label in zip(
+    axes, ("1,000 events/s", "peak memory, GiB"), strict=True
+  ):
+    axis.set_xscale("log")
+    axis.set_ylim(bottom=0)
+    ticks = [length["events"] for length in result["sizes"]]
+    axis.set_xticks(ticks, [f"{count / 1e6:g} M" for count in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel("events in the log")
+    axis.set_ylabel(label)
+  axes[0].legend(fontsize=9.5, frameon=False)
+  _title(axes[0], "from Parquet to what trains")
+  _title(axes[1], f"fmjax's engine limited to {result['memory_limit']}")
+  return canvas
+
+
+def choices(result: Result) -> Figure:
+  """What remat and the activations' type cost in time, and save in memory."""
+  panels = [
+    ("remat", "step_ms", "ms a step", 1.0),
+    ("remat", "temp_bytes", "MiB beside parameters and batch", 2.0**-20),
+    ("dtype", "step_ms", "ms a step", 1.0),
+  ]
+  canvas, axes = _panels(11, 2.4, 3)
+  for axis, (choice, key, label, unit) in zip(axes, panels, strict=True):
+    for place, row in enumerate(result[choice]):
+      if row.get(key) is not None:
+        axis.barh(place, unit * row[key], 0.6, color=_BLUE)
+        _tell(axis, unit * row[key], place, f"{unit * row[key]:.0f}")
+    names = [row[choice] for row in result[choice]]
+    axis.set_yticks(range(len(names)), names, fontsize=9.5)
+    axis.invert_yaxis()
+    axis.margins(x=0.2)
+    axis.grid(False, axis="y")
+    axis.set_xlabel(label)
+  for axis, title in zip(
+    axes, ("remat: time", "remat: memory", "activations: time"), strict=True
+  ):
+    _title(axis, title)
+  return canvas
+
+
+def _panels(
+  width: float, height: float, columns: int = 1
+) -> tuple[Figure, list[Axes]]:
+  """An empty figure (sizes in inches) and its panels, side by side."""
+  canvas = Figure(figsize=(width, height), layout="constrained")
+  FigureCanvasAgg(canvas)
+  axes = [canvas.add_subplot(1, columns, n + 1) for n in range(columns)]
+  for axis in axes:
+    axis.grid(True, color=_GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     for side in ("top", "right"):
       axis.spines[side].set_visible(False)
-    axis.legend(
-      loc="center right", bbox_to_anchor=(1.0, 0.35), fontsize=9, frameon=False
+  return canvas, axes
+
+
+def _pairs_of_bars(
+  axis: Axes,
+  labels: Sequence[str],
+  bars: Mapping[str, tuple[str, Sequence[float | None]]],
+) -> None:
+  """Two bars a row, drawn top down; None leaves one out.
+
+  Args:
+    axis: the panel.
+    labels: of the rows.
+    bars: name: (color, values).
+  """
+  for shift, name in zip((-0.5, 0.5), bars, strict=True):
+    color, values = bars[name]
+    places = [place + shift * _BAR for place in range(len(values))]
+    axis.barh(
+      places, [value or 0 for value in values], _BAR, color=color, label=name
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.savefig(path, dpi=160)
-    canvas.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    for place, value in zip(places, values, strict=True):
+      if value is not None:
+        _tell(axis, value, place, f"{value:.1f}")
+  axis.set_yticks(range(len(labels)), labels)
+  axis.invert_yaxis()
+  axis.margins(x=0.12)
+  axis.grid(False, axis="y")
 
 
-# Figure: what it is drawn from, and the function that draws it.
-PLOTS: dict[str, tuple[str, Callable[[dict[str, Any], pathlib.Path], None]]] = {
+def _tell(axis: Axes, x: float, y: float, text: str) -> None:
+  """A value behind the end of its bar."""
+  axis.annotate(
+    text,
+    (x, y),
+    xytext=(5, 0),
+    textcoords="offset points",
+    va="center",
+    fontsize=9,
+    color=_INK,
+  )
+
+
+def _title(axis: Axes, text: str) -> None:
+  axis.set_title(text, loc="left", weight="bold", fontsize=12)
+
+
+def _names(result: Result) -> dict[str, str]:
+  """Both sides with their versions."""
+  peer = bench.peer_facts(result)
+  return {
+    "fmjax": "fmjax",
+    "peer": f"{peer['name']} {peer['version']}" if peer else "peer",
+  }
+
+
+def _plain(name: str) -> str:
+  return name.replace("_", "-")
+
+
+def _log_label(name: str, facts: Result | None) -> str:
+  if facts is None:
+    return name
+  where = "in memory" if facts["in_memory"] else "on disk"
+  return f"{facts['source']}, {facts['events'] / 1e6:.0f} M events, {where}"
+
+
+def write(
+  draw: Draw, result: Result, file: pathlib.Path | BinaryIO, **saving: Any
+) -> None:
+  """Draws and saves in this module's style; the same bytes every time."""
+  with matplotlib.rc_context(_STYLE):
+    draw(result).savefig(file, **saving)
+
+
+def _both(draw: Draw) -> Callable[[Result, pathlib.Path], None]:
+  """Writes a PNG and an SVG beside it."""
+
+  def save(result: Result, path: pathlib.Path) -> None:
+    write(draw, result, path, dpi=160)
+    write(draw, result, path.with_suffix(".svg"), metadata={"Date": None})
+
+  return save
+
+
+# Figure of a benchmark: its result, and the function that draws it.
+BENCH: dict[str, tuple[str, Draw]] = {
+  "throughput": ("train_throughput", throughput),
+  "time_to_quality": ("time_to_quality", time_to_quality),
+  "floor": ("floor", floor),
+  "changes": ("floor", changes),
+  "parts": ("parts", parts),
+  "evaluation": ("evaluation", evaluation),
+  "reading": ("input", reading),
+  "prepare": ("prepare", prepare),
+  "choices": ("floor", choices),
+}
+# Figure: what it is drawn from, and the function that writes it.
+PLOTS: dict[str, tuple[str, Callable[[Result, pathlib.Path], None]]] = {
   "quickstart": ("movietweetings/quickstart.json", quickstart),
-  "movielens_1m": ("movielens_1m/sasrec_ce.json", movielens_1m),
+  "movielens_1m": ("movielens_1m/sasrec_ce.json", _both(movielens_1m)),
 }
 
 
 def main() -> None:
+  FIGURES.mkdir(parents=True, exist_ok=True)
   missing = []
-  for name, (source, plot) in PLOTS.items():
+  for name, (source, draw) in PLOTS.items():
     path = FIGURES / f"{name}.png"
     if not (RESULTS / source).is_file():
       missing.append(source)
       continue
-    plot(json.loads((RESULTS / source).read_text()), path)
+    draw(json.loads((RESULTS / source).read_text()), path)
     print(f"{path.relative_to(HERE.parent)} from results/{source}")
+  for name, (source, draw) in BENCH.items():
+    path = FIGURES / f"{name}.png"
+    result = bench.read(source)
+    if result is None:
+      print(f"no {path.name}: {bench.not_measured(source)}")
+      continue
+    _both(draw)(result, path)
+    print(f"{path.relative_to(HERE.parent)} from results/bench/{source}.json")
   if missing:
     raise SystemExit(
       f"analysis/results lacks {' and '.join(missing)}: check out the whole"

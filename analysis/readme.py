@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from analysis import published
+from analysis import bench, published, tables
 from fmjax.scaling import markdown
 
 HERE = pathlib.Path(__file__).parent
@@ -55,7 +55,7 @@ def quickstart(result: Mapping[str, Any]) -> str:
     *markdown.verdicts(result),
     "```",
     "",
-    _table((*head, "test NLL", "HR@10", "NDCG@10"), rows),
+    tables.markdown((*head, "test NLL", "HR@10", "NDCG@10"), rows),
     "",
     f"MovieTweetings, temporal split, {facts['users']:,} users, all"
     f" {facts['items']:,} items ranked, seen items left out; bold: chosen on"
@@ -82,8 +82,39 @@ def movielens_1m(result: Mapping[str, Any]) -> str:
     f" validation, seed {result['seed']},"
     f" {result['wall_s'] / 60:.0f} minutes on {result['device']}):",
     "",
-    _table(("model", "test HR@10", "test NDCG@10", "coverage@10"), rows),
+    tables.markdown(
+      ("model", "test HR@10", "test NDCG@10", "coverage@10"), rows
+    ),
   ]
+  return "\n".join(lines)
+
+
+def performance(results: Mapping[str, Mapping[str, Any] | None]) -> str:
+  """Speed and memory beside the peer, and on which machine."""
+  found = [result for result in results.values() if result]
+  lines = [tables.performance(results)]
+  if found:
+    where = bench.distinct(map(bench.machine, found))
+    torch = bench.distinct(
+      facts["versions"]["torch"]
+      for facts in map(bench.peer_facts, found)
+      if facts
+    )
+    jax = bench.distinct(result["versions"]["jax"] for result in found)
+    lines += [
+      "",
+      f"Measured on {where}, with JAX {jax}"
+      + (f" and PyTorch {torch}" if torch else "")
+      + ". Training: medians of alternating legs, in brackets the least and the"
+      " largest ratio of a pair. [Every pair, curve and"
+      " part](analysis/performance.ipynb).",
+    ]
+  if results.get("train_throughput"):
+    lines += [
+      "",
+      "![Tokens per second and peak memory of fmjax and RecTools with three"
+      " losses](analysis/figures/throughput.png)",
+    ]
   return "\n".join(lines)
 
 
@@ -100,27 +131,26 @@ def _cells(
   return tuple(cells)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  lines = [head, ("---", *("---:",) * (len(head) - 1)), *rows]
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _read(source: str) -> dict[str, Any]:
+  return json.loads((RESULTS / source).read_text())
 
 
-# Marker: the result that it shows, and the function that renders it.
-BLOCKS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
-  "quickstart": ("movietweetings/quickstart.json", quickstart),
-  "movielens_1m": ("movielens_1m/sasrec_ce.json", movielens_1m),
+# Marker: what stands there.
+BLOCKS: dict[str, Callable[[], str]] = {
+  "quickstart": lambda: quickstart(_read("movietweetings/quickstart.json")),
+  "movielens_1m": lambda: movielens_1m(_read("movielens_1m/sasrec_ce.json")),
+  "performance": lambda: performance(bench.read_all()),
 }
 
 
 def fill(text: str) -> str:
   """The README with every marked block written anew."""
-  for name, (source, render) in BLOCKS.items():
-    body = render(json.loads((RESULTS / source).read_text()))
+  for name, render in BLOCKS.items():
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     pattern = re.escape(begin) + ".*?" + re.escape(end)
     if not re.search(pattern, text, re.DOTALL):
       raise ValueError(f"README.md lacks the markers {begin} and {end}")
-    block = f"{begin}\n{body}\n{end}"
+    block = f"{begin}\n{render()}\n{end}"
     text = re.sub(pattern, lambda _, b=block: b, text, flags=re.DOTALL)
   return text
 
