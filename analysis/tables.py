@@ -128,13 +128,24 @@ def parts(result: Result) -> str:
 
 
 def gpu(result: Result) -> str:
-  """Tokens per second and model FLOPs utilization at each width."""
-  rows = [
-    (f"{row['width']:,}", f"{row['tokens_per_s']:,.0f}", f"{row['mfu']:.3f}")
-    for row in result["rows"]
-  ]
-  head = (f"width, on {result['device']}", "tokens/s", "MFU")
-  return markdown(head, rows)
+  """Tokens per second and model FLOPs utilization of each row."""
+  head = (
+    f"on {result['device']}: width",
+    "activations",
+    "attention",
+    "objective",
+    "tokens/s",
+    "MFU",
+  )
+  rows = []
+  for row in result["rows"]:
+    what = (f"{row['width']:,}", row["dtype"], row["attention"])
+    if "error" in row:
+      told = (row["error"], "")
+    else:
+      told = (f"{row['tokens_per_s']:,.0f}", f"{row['mfu']:.3f}")
+    rows.append((*what, row["objective"], *told))
+  return markdown(head, rows, text=(1, 2, 3))
 
 
 def _throughput(result: Result) -> list[Row]:

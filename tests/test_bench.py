@@ -14,6 +14,7 @@ import pytest
 from experiments.bench import __main__ as every
 from experiments.bench import (
   evaluation,
+  gpu,
   protocol,
   record,
   sides,
@@ -21,7 +22,13 @@ from experiments.bench import (
   train_throughput,
 )
 from experiments.movielens_1m import sasrec_ce
-from fmjax.config import LeaveLastOut, MovieTweetings, override
+from fmjax import mesh
+from fmjax.config import (
+  FusedAttention,
+  LeaveLastOut,
+  MovieTweetings,
+  override,
+)
 from fmjax.data.prepare import prepare
 from fmjax.data.windows import training_batches
 from fmjax.scaling import records
@@ -272,9 +279,36 @@ def test_losses_measured_by_other_code_are_measured_again(tmp_path):
 
 
 def test_every_benchmark_is_run_by_make_and_opens_with_its_command():
-  names = (*every.without_peer(), *every.WITH_PEER)
+  names = (*every.everywhere(), *every.WITH_GPU, *every.WITH_PEER)
   assert "fmjax_worker" not in names
   for name in names:
     module = importlib.import_module(f"experiments.bench.{name}")
     assert f"python -m experiments.bench.{name}" in (module.__doc__ or "")
     assert (module.__doc__ or "").splitlines()[0].endswith("?")
+
+
+def test_a_row_of_the_gpu_table_is_measured_on_any_device():
+  tiny = override(
+    gpu.experiment(64, dtype="float32", attention=FusedAttention()),
+    {"data.window": 8, "data.stride": 8, "data.rows": 2, "model.layers": 1},
+  )
+  with mesh.use(mesh.make_mesh()):
+    row = gpu.measure(tiny, peak_flop_s=1e12, steps=1)
+  assert row["tokens_per_s"] == pytest.approx(16 / (row["step_ms"] / 1e3))
+  assert 0 < row["mfu"] < 1
+  assert 5 < row["loss"] < 11  # log of 3,416 items is 8.1
+
+
+def test_the_gpu_table_names_every_combination_once():
+  rows = [
+    (of.model.width, of.model.dtype, of.model.attention, of.objective)
+    for of in gpu.rows()
+  ]
+  assert len(rows) == len(set(rows)) == 22
+  assert {width for width, *_ in rows} == set(gpu.WIDTHS)
+
+
+def test_without_a_gpu_nothing_is_written(tmp_path):
+  with pytest.raises(SystemExit, match="no GPU"):
+    gpu.main(["--out", str(tmp_path / "gpu.json")])
+  assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fmjax import mesh
 from fmjax.config import FullAttention, FusedAttention
 from fmjax.data.batch import Array
 from fmjax.model import dropout
@@ -106,7 +107,13 @@ def attend(
 
 
 class Fused(nnx.Module):
-  """`Full` without dropout, by `jax.nn.dot_product_attention`."""
+  """`Full` by `jax.nn.dot_product_attention`, which drops no weights.
+
+  Where cuDNN's kernel can run, it does: weights are never stored, and keys
+  after a query are skipped. Its gradient differs in the last bits from run to
+  run, unless XLA_FLAGS has --xla_gpu_deterministic_ops. Elsewhere XLA computes
+  every pair of positions.
+  """
 
   def __call__(
     self,
@@ -117,27 +124,44 @@ class Fused(nnx.Module):
     segment_bt: Array,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
-    """As `Full`; the library drops no weights, so the key is unused."""
+    """As `Full`; the key is not used."""
     del dropout_key
-    mask_bts = visible(segment_bt, 0, q_bthe.shape[1])
-    return jax.nn.dot_product_attention(
-      q_bthe,
-      k_bshe,
-      v_bshe,
-      mask=mask_bts[:, None],
-      implementation=_kernel(q_bthe),
-    )
+
+    def attend(q_bthe, k_bshe, v_bshe, segment_bt):
+      same_bts = segment_bt[:, :, None] == segment_bt[:, None, :]
+      return jax.nn.dot_product_attention(
+        q_bthe,
+        k_bshe,
+        v_bshe,
+        mask=same_bts[:, None],
+        is_causal=True,
+        implementation=fused_kernel(q_bthe),
+      )
+
+    # Each device its own rows: cuDNN's kernel does not know of explicit axes.
+    rows = mesh.spec("rows", None, None, None)
+    specs = (rows, rows, rows, mesh.spec("rows", None))
+    arrays = jax.sharding.reshard((q_bthe, k_bshe, v_bshe, segment_bt), specs)
+    return jax.shard_map(attend, in_specs=specs, out_specs=rows)(*arrays)
 
 
-# What cuDNN's attention takes: half precision, heads of such widths.
-_CUDNN_DTYPES = (jnp.bfloat16, jnp.float16)
-_CUDNN_MOST_WIDTH = 128
+def fused_kernel(q_bthe: jax.Array) -> Literal["cudnn", "xla"]:
+  """What computes `Fused` on this machine, for queries like these.
 
-
-def _kernel(q_bthe: jax.Array) -> Literal["cudnn", "xla"]:
-  e = q_bthe.shape[-1]
-  fits = q_bthe.dtype in _CUDNN_DTYPES and e % 8 == 0 and e <= _CUDNN_MOST_WIDTH
-  return "cudnn" if fits and jax.default_backend() == "gpu" else "xla"
+  cuDNN's kernel needs an NVIDIA GPU of the Ampere generation or later, bfloat16
+  and heads of a width ≤ 128 that 8 divides; to train with a mask, an even
+  window, too.
+  """
+  capability = getattr(jax.devices()[0], "compute_capability", "")
+  major = capability.partition(".")[0]  # of "9.0"; AMD's read "gfx942"
+  t, e = q_bthe.shape[1], q_bthe.shape[3]
+  able = (
+    (major.isdigit() and int(major) >= 8)
+    and q_bthe.dtype == jnp.bfloat16
+    and (e <= 128 and e % 8 == 0)
+    and t % 2 == 0
+  )
+  return "cudnn" if able else "xla"
 
 
 def make_attention(

@@ -53,7 +53,7 @@ def abstract_step(experiment: Experiment, spec: DataSpec) -> AbstractStep:
     return Recommender(
       experiment.model,
       spec,
-      _catalog(spec),
+      empty_catalog(spec),
       window=data.window,
       rngs=nnx.Rngs(params=0),
     )
@@ -93,7 +93,8 @@ def _empty(field: Encoded, count: int) -> np.ndarray:
       return np.zeros((count, field.size), np.float32)
 
 
-def _catalog(spec: DataSpec) -> Catalog:
+def empty_catalog(spec: DataSpec) -> Catalog:
+  """A catalog of the right shapes whose items nobody has trained on."""
   rows = spec.items
   return Catalog(
     item_ids=np.full(rows, "", object),

@@ -207,8 +207,6 @@ def step_flops(
       pairs = sum((end - start) * end for start, end in query_blocks(window))
     case FusedAttention():
       pairs = window**2  # what XLA computes; cuDNN's kernel does about half
-    case FusedAttention():
-      pairs = window * window
   for _ in range(model.layers):
     match model.block:
       case GatedBlock() as block:

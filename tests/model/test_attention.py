@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax.model.attention import Full, Fused, query_blocks
+from fmjax import mesh
+from fmjax.model import attention as attention_lib
+from fmjax.model.attention import Full, Fused, fused_kernel, query_blocks
 
 
 def dense(q_bthe, k_bshe, v_bshe, *, segment_bt):
@@ -99,3 +101,71 @@ def test_dropped_weights_are_unbiased_and_drawn_by_key():
   error = np.asarray(drawn.mean(0) - want)
   scale = np.asarray(drawn.std(0)) / 20 + 1e-6
   assert np.abs(error / scale).mean() < 1.2  # of a normal: .8
+
+
+# ---- the library's kernel --------------------------------------------------
+
+
+@pytest.mark.parametrize("devices", [(4, 2), (2, 4)], ids=str)
+def test_fused_rows_may_lie_on_several_devices(devices):
+  arrays, segment_bt = inputs(10, rows=4)
+  want = dense(*arrays, segment_bt=segment_bt)
+  data, model = devices
+  device_mesh = mesh.make_mesh(data=data, model=model)
+  with mesh.use(device_mesh):
+    sharding = jax.sharding.NamedSharding(device_mesh, mesh.spec("rows"))
+    arrays, segment_bt = jax.device_put((arrays, segment_bt), sharding)
+    got = jax.jit(Fused())(*arrays, segment_bt=segment_bt, dropout_key=None)
+    assert got.sharding.spec[0] == "data"
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def kernel_of(*, window=64, width=64, dtype=jnp.bfloat16):
+  return fused_kernel(jax.ShapeDtypeStruct((2, window, 1, width), dtype))
+
+
+def test_cudnn_is_asked_for_what_it_can_do_and_xla_for_the_rest(monkeypatch):
+  assert kernel_of() == "xla"  # a CPU
+
+  class Device:
+    compute_capability = "9.0"
+
+  monkeypatch.setattr(jax, "devices", lambda: [Device()])
+  assert kernel_of() == "cudnn"
+  assert kernel_of(window=63) == "xla"
+  assert kernel_of(width=4) == kernel_of(width=136) == "xla"
+  assert kernel_of(dtype=jnp.float32) == "xla"
+  for other in ("7.5", "gfx942"):
+    monkeypatch.setattr(Device, "compute_capability", other)
+    assert kernel_of() == "xla"
+  monkeypatch.setattr(Device, "compute_capability", "12.0")
+  assert kernel_of() == "cudnn"
+
+
+@pytest.mark.parametrize("devices", [(1, 1), (4, 2)], ids=str)
+def test_on_a_gpu_the_gradient_is_lowered_to_cudnns_kernels(
+  monkeypatch, devices
+):
+  monkeypatch.setattr(attention_lib, "fused_kernel", lambda q_bthe: "cudnn")
+  # It asks JAX's CUDA plugin, which need not be installed to lower a program.
+  monkeypatch.setattr(
+    "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version",
+    lambda: 91_000,
+  )
+  data, model = devices
+  device_mesh = mesh.make_mesh(data=data, model=model)
+  with mesh.use(device_mesh):
+    sharding = jax.sharding.NamedSharding(device_mesh, mesh.spec("rows"))
+    q_bthe = jax.ShapeDtypeStruct(
+      (4, 64, 2, 8), jnp.bfloat16, sharding=sharding
+    )
+    segment_bt = jax.ShapeDtypeStruct((4, 64), jnp.int32, sharding=sharding)
+
+    def total(arrays, segment_bt):
+      out_bthe = Fused()(*arrays, segment_bt=segment_bt, dropout_key=None)
+      return jnp.sum(out_bthe.astype(jnp.float32))
+
+    traced = jax.jit(jax.grad(total)).trace([q_bthe] * 3, segment_bt)
+    lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+  assert "@__cudnn$fmhaScaleBiasSoftmax(" in lowered
+  assert "@__cudnn$fmhaScaleBiasSoftmaxBackward(" in lowered

@@ -167,21 +167,32 @@ def test_a_loss_or_a_peer_not_measured_leaves_its_cells(made_up):
   assert found["`prepare`, 20 M events: events/s"][1] == ""
 
 
-@pytest.mark.parametrize("name", set(tables.BENCH) - {"gpu"})
+@pytest.mark.parametrize("name", sorted(set(tables.BENCH) - {"gpu"}))
 def test_a_table_has_as_many_cells_in_every_row(name, made_up):
   source, make = tables.BENCH[name]
   lines = make(made_up[source]).splitlines()
   assert len({line.count("|") for line in lines}) == 1
 
 
-def test_a_gpu_is_named_with_its_widths():
-  result = {
-    "device": "Abacus",
-    "rows": [{"width": 1_024, "tokens_per_s": 12_345.6, "mfu": 0.25}],
+def test_a_gpu_is_named_and_a_row_that_failed_says_why():
+  of = {
+    "width": 64,
+    "dtype": "bfloat16",
+    "attention": "FullAttention",
+    "objective": "FullSoftmax",
   }
-  found = rows(tables.gpu(result))
-  assert found["width, on Abacus"] == ["tokens/s", "MFU"]
-  assert found["1,024"] == ["12,346", "0.250"]
+  result = {
+    "device": "a GPU",
+    "rows": [
+      {**of, "tokens_per_s": 1e6, "mfu": 0.25},
+      {**of, "width": 1_024, "error": "out of memory"},
+    ],
+  }
+  head, _, first, last = tables.gpu(result).splitlines()
+  assert "on a GPU" in head
+  assert "1,000,000 | 0.250" in first
+  assert "1,024" in last
+  assert "out of memory" in last
 
 
 # ---- what is missing -------------------------------------------------------
