@@ -11,7 +11,18 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 pytest_plugins = ["data_fixtures"]
+
+
+@pytest.fixture(autouse=True)
+def _no_compiled_programs_of_others():
+  """`fmjax train` tells jax where to keep them: not for the next test."""
+  yield
+  if jax.config.jax_compilation_cache_dir is not None:
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()

@@ -1,6 +1,7 @@
 """What the process of a run sees to before it trains."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -66,10 +67,21 @@ jax.jit(lambda x: x @ x.T)(jax.numpy.ones((3, 3))).block_until_ready()
 
 
 def test_compiled_programs_of_another_processor_lie_elsewhere(monkeypatch):
-  before = jax.config.jax_compilation_cache_dir
-  try:
-    one = process.keep_compiled()
-    monkeypatch.setattr(process.platform, "machine", lambda: "another")
-    assert process.keep_compiled() != one
-  finally:
-    jax.config.update("jax_compilation_cache_dir", before)
+  one = process.keep_compiled()
+  monkeypatch.setattr(process.platform, "machine", lambda: "another")
+  assert process.keep_compiled() != one
+
+
+@pytest.mark.parametrize("cache", [None, "cache"])
+def test_compiled_programs_stay_where_the_process_began(
+  tmp_path, monkeypatch, cache
+):
+  monkeypatch.chdir(tmp_path)
+  if cache is None:
+    monkeypatch.delenv("FMJAX_CACHE", raising=False)
+  else:
+    monkeypatch.setenv("FMJAX_CACHE", cache)
+  process.keep_compiled()
+  monkeypatch.chdir("/")
+  folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
+  assert folder.is_relative_to(tmp_path)

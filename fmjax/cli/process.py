@@ -31,11 +31,13 @@ def keep_compiled() -> pathlib.Path:
 
   They lie in "compiled" in the folder `FMJAX_CACHE`, or in runs/compiled, apart
   for each kind of processor: a program made for one may not run on another.
+  The folder stays what it is now, wherever the process goes later.
   """
   import jax  # slow, and not every verb needs it
 
   root = os.environ.get("FMJAX_CACHE")
-  folder = pathlib.Path(root or "runs") / "compiled" / _processor()
+  root = pathlib.Path(root or "runs").absolute()
+  folder = root / "compiled" / _processor()
   jax.config.update("jax_compilation_cache_dir", str(folder))
   return folder
 

@@ -51,9 +51,11 @@ def test_every_form_equals_the_whole_written_out(attention, window):
   def whole(*arrays):
     return dense(*arrays, segment_bt=segment_bt)
 
-  np.testing.assert_allclose(blocks(*arrays), whole(*arrays), atol=1e-5)
-  got = jax.grad(total(blocks))(arrays)
-  want = jax.grad(total(whole))(arrays)
+  np.testing.assert_allclose(
+    jax.jit(blocks)(*arrays), jax.jit(whole)(*arrays), atol=1e-5
+  )
+  got = jax.jit(jax.grad(total(blocks)))(arrays)
+  want = jax.jit(jax.grad(total(whole)))(arrays)
   for one, other in zip(got, want, strict=True):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
@@ -63,6 +65,7 @@ def test_every_form_equals_the_whole_written_out(attention, window):
 def test_no_form_sees_a_later_position_to_the_bit(attention, window):
   arrays, segment_bt = inputs(window)
 
+  @jax.jit
   def run(arrays):
     return attention(
       *arrays, segment_bt=segment_bt, dropout_key=jax.random.key(0)
