@@ -35,8 +35,7 @@ def keep_compiled() -> pathlib.Path:
   """
   import jax  # slow, and not every verb needs it
 
-  root = os.environ.get("FMJAX_CACHE")
-  root = pathlib.Path(root or "runs").absolute()
+  root = pathlib.Path(os.environ.get("FMJAX_CACHE") or "runs").absolute()
   folder = root / "compiled" / _processor()
   jax.config.update("jax_compilation_cache_dir", str(folder))
   return folder
