@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+from fmjax import config
+
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "fmjax"
 # A module imports its own rank and those before it.
@@ -43,7 +45,7 @@ def imported(source: str) -> list[tuple[str, int]]:
 
 
 def part(parts: tuple[str, ...]) -> str:
-  """`data` for fmjax/data/split.py, `config` for fmjax/config.py."""
+  """`data` for fmjax/data/split.py, `mesh` for fmjax/mesh.py."""
   return parts[1].removesuffix(".py")
 
 
@@ -93,14 +95,24 @@ def test_every_folder_of_modules_is_a_package():
   sorted(PACKAGE.rglob("__init__.py")),
   ids=lambda path: str(path.relative_to(ROOT)),
 )
-def test_an_init_holds_the_version_or_the_shape_alphabet_or_nothing(path):
-  body = ast.parse(path.read_text()).body
+def test_an_init_holds_the_version_an_alphabet_the_choices_or_nothing(path):
+  text = path.read_text()
+  body = ast.parse(text).body
   if path == PACKAGE / "__init__.py":
     assert len(body) == 1
     assert isinstance(body[0], ast.Assign)
     assert ast.unparse(body[0].targets[0]) == "__version__"
   elif path == PACKAGE / "model" / "__init__.py":
     assert len(body) == 1
-    assert ast.get_docstring(ast.parse(path.read_text()))
+    assert ast.get_docstring(ast.parse(text))
+  elif path == PACKAGE / "config" / "__init__.py":
+    assert {type(node) for node in body[1:]} == {ast.ImportFrom}
+    assert all(name.startswith("fmjax.config.") for name, _ in imported(text))
   else:
     assert body == []
+
+
+def test_every_choice_can_be_imported_from_config_itself():
+  for kind in config.Config.__subclasses__():
+    if kind.__module__.startswith("fmjax."):
+      assert getattr(config, kind.__name__) is kind

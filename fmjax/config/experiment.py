@@ -1,0 +1,75 @@
+"""An experiment: data + model + objective + optim + run."""
+
+# Defaults made of frozen choices; of another file ruff cannot know it.
+# ruff: noqa: RUF009
+
+import dataclasses
+from typing import Any
+
+from fmjax.config.data import (
+  ChronologicalLast,
+  DataConfig,
+  validate_data,
+)
+from fmjax.config.model import ModelConfig, validate_model
+from fmjax.config.training import (
+  FullSoftmax,
+  Objective,
+  OptimConfig,
+  RunConfig,
+  validate_objective,
+  validate_optim,
+  validate_run,
+)
+from fmjax.config.tree import Config, ConfigError, to_dict
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(Config):
+  data: DataConfig = DataConfig()
+  model: ModelConfig = ModelConfig()
+  objective: Objective = FullSoftmax()
+  optim: OptimConfig = OptimConfig()
+  run: RunConfig = RunConfig()
+
+
+def identity(config: Experiment) -> dict[str, Any]:
+  """All that determines the trained model and its selection, JSON-ready.
+
+  The mesh and paths do not: the content of a log counts, not where it lies.
+  """
+  tree = to_dict(config)
+  source = {
+    key: value
+    for key, value in tree["data"]["source"].items()
+    if key not in ("raw", "mapping")
+  }
+  run = config.run
+  return {
+    **{part: tree[part] for part in ("model", "objective", "optim")},
+    "data": {**tree["data"], "source": source},
+    "seed": run.seed,
+    "steps": run.steps,
+    "evaluate_every": run.evaluate_every,
+  }
+
+
+def validate(config: Experiment) -> None:
+  """Refuses what cannot run, before any work is done."""
+  validate_data(config.data)
+  validate_model(config.model)
+  validate_objective(config.objective)
+  validate_optim(config.optim)
+  validate_run(config.run)
+  match config.data.recency:
+    case ChronologicalLast(share=share):
+      if round(share * config.run.steps) < 1:
+        raise ConfigError(
+          f"data.recency.share={share} of run.steps={config.run.steps} is not"
+          " one step; raise it, or use UniformRecency()"
+        )
+  if config.data.rows % config.run.mesh_data:
+    raise ConfigError(
+      f"data.rows={config.data.rows} does not divide over"
+      f" run.mesh_data={config.run.mesh_data} devices"
+    )

@@ -1,0 +1,105 @@
+"""Objective, optimizer and run."""
+
+import dataclasses
+
+from fmjax.config.tree import (
+  Config,
+  ConfigError,
+  require_not_negative,
+  require_positive,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FullSoftmax(Config):
+  """Next-item cross-entropy over the catalog, `chunk` tokens at a time."""
+
+  chunk: int = 512
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampledSoftmax(Config):
+  """Cross-entropy among uniform negatives, shared by all tokens of a batch."""
+
+  negatives: int = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BinaryCrossEntropy(Config):
+  """SASRec's loss: the target against uniform negatives of its own."""
+
+  negatives: int = 1
+
+
+Objective = FullSoftmax | SampledSoftmax | BinaryCrossEntropy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig(Config):
+  """AdamW: linear warm-up, then cosine decay to `final_fraction` of the peak.
+
+  Norms and biases are not decayed.
+  """
+
+  learning_rate: float = 1e-3
+  warmup: float = 0.05  # share of the steps
+  final_fraction: float = 0.1
+  weight_decay: float = 0.01
+  b1: float = 0.9
+  b2: float = 0.98
+  clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig(Config):
+  steps: int = 500
+  seed: int = 0
+  evaluate_every: int = 100  # steps; selects the step on validation NDCG@10
+  checkpoint_every: int = 100  # steps
+  log_every: int = 10  # steps
+  mesh_data: int = 1  # devices along the "data" axis
+  mesh_model: int = 1  # devices along the "model" axis
+
+
+def validate_objective(objective: Objective) -> None:
+  """Refuses losses over nothing."""
+  match objective:
+    case FullSoftmax(chunk=chunk):
+      require_positive({"objective.chunk": chunk})
+    case SampledSoftmax(negatives=q) | BinaryCrossEntropy(negatives=q):
+      require_positive({"objective.negatives": q})
+
+
+def validate_optim(optim: OptimConfig) -> None:
+  """Refuses rates and shares outside their range."""
+  shares = {
+    "optim.warmup": optim.warmup,
+    "optim.final_fraction": optim.final_fraction,
+    "optim.b1": optim.b1,
+    "optim.b2": optim.b2,
+  }
+  for path, value in shares.items():
+    if not 0 <= value < 1:
+      raise ConfigError(f"{path}={value} is not in [0, 1)")
+  require_not_negative({"optim.weight_decay": optim.weight_decay})
+  require_positive(
+    {
+      "optim.learning_rate": optim.learning_rate,
+      "optim.clip_norm": optim.clip_norm,
+    }
+  )
+
+
+def validate_run(run: RunConfig) -> None:
+  """Refuses steps, periods and meshes of nothing."""
+  require_not_negative({"run.seed": run.seed})
+  require_positive(
+    {
+      "run.steps": run.steps,
+      "run.evaluate_every": run.evaluate_every,
+      "run.checkpoint_every": run.checkpoint_every,
+      "run.log_every": run.log_every,
+      "run.mesh_data": run.mesh_data,
+      "run.mesh_model": run.mesh_model,
+    }
+  )
