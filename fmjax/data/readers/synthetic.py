@@ -1,12 +1,39 @@
-"""A generated log of any length, for speed tests and for examples.
+"""A generated streaming service of any size, whose best prediction is known.
 
-Item popularity is Zipf's; each user prefers one genre, and another one every
-ten days, so what was watched last tells more than what was watched first. An
-event depends on nothing but its seed and its block, so the log is the same
-however it is generated, and no more than a block is held in memory.
+Each request is drawn from a probability that is a function of what is observed
+before it: the request itself, the user's past and the catalog. So the log's
+irreducible loss is known; it is written beside each event, with the oracle's
+ranking. Users 0, 1, … are made in blocks that depend on the seed and the block
+alone: any size streams, and the same seed gives the same bytes.
+
+* **Titles** (synthetic_titles.py) belong to series, which have genres, a
+  language, a format (minutes) and an appeal. A third of them launch while the
+  log runs. A title's weight W is of its launch and of a quality of its own:
+  what is new draws viewers, and its quality shows with age.
+* **Requests** (synthetic_visits.py): a time, a profile of the account, a device
+  and a locale, independent of the past. The surface is "continue" more often
+  after what was left open.
+* **Choice** (synthetic_oracle.py): the last title is continued with a
+  probability that is logistic in the surface, how it ended, the gap and whether
+  the profile is the same; else an urn is drawn from,
+
+    urn(v) ∝ moment_s · (α · attraction_s + votes_s) · W_v,
+
+  s being the series of v, moment what the hour makes of its genres and the
+  device of its minutes, attraction its appeal in the locale, and votes how
+  often the profile chose it; each of the user's last 100 events counts a fifth:
+  people return to what they loved, but not soon.
+* **Action** (synthetic_choices.py): trailer, preview or play, by softmax; the
+  share that is seen, and so the duration, follow.
+
+`log_p_recent` is of an oracle who knows the user's last 100 events alone and
+makes the best of their votes; `log_p_ageless` of one to whom every title has
+its mean weight. They tell what the long history and the age are worth.
 """
 
+import contextlib
 import pathlib
+from collections.abc import Sequence
 
 import ibis
 import numpy as np
@@ -15,27 +42,52 @@ import pyarrow.parquet as pq
 
 from fmjax.config import Synthetic
 from fmjax.data.log import Log
-from fmjax.data.readers import plain, raw
+from fmjax.data.readers import (
+  plain,
+  raw,
+  synthetic_choices,
+  synthetic_titles,
+  synthetic_visits,
+)
+from fmjax.data.readers.synthetic_choices import ACTIONS
+from fmjax.data.readers.synthetic_oracle import TOP
+from fmjax.data.readers.synthetic_titles import (
+  DEVICES,
+  LANGUAGES,
+  LOCALES,
+  SURFACES,
+  Titles,
+)
+from fmjax.data.readers.synthetic_visits import (
+  PROFILES,
+  USERS_AT_ONCE,
+  Accounts,
+)
 from fmjax.data.schema import DataError, Feature, Kind, Schema, When
 
 SCHEMA = Schema(
   source="synthetic",
-  features=(Feature(name="device", kind=Kind.CATEGORICAL, when=When.REQUEST),),
-  metadata=(Feature(name="genre", kind=Kind.BAG),),
-  # Items are drawn anew each time, whatever the user has met.
+  features=(
+    *(
+      Feature(name=name, kind=Kind.CATEGORICAL, when=When.REQUEST)
+      for name in ("device", "locale", "profile", "surface")
+    ),
+    Feature(name="completion", kind=Kind.NUMERIC),
+  ),
+  metadata=(
+    Feature(name="series", kind=Kind.CATEGORICAL),
+    Feature(name="genre", kind=Kind.BAG),
+    Feature(name="language", kind=Kind.CATEGORICAL),
+    Feature(name="minutes", kind=Kind.NUMERIC, log=True),
+  ),
+  # A title is continued, and a series watched in any order.
   repeats=True,
 )
 
-BLOCK = 131_072  # events
 _START_US = 1_704_067_200_000_000  # 2024-01-01
-_SPAN_US = 90 * 86_400_000_000
-_TASTE_US = 10 * 86_400_000_000  # a user's taste lasts this long
-_GENRES = 20
-_LOYALTY = 0.7  # share of the events that follow the user's taste
-_ZIPF = 1.1
-_DEVICES = ("phone", "tablet", "tv", "laptop")
-_HOME_DEVICE = 0.9  # share of the events on the user's usual device
-_DURATION_MS = 60_000  # median; four times as long if it is to the taste
+_DAY_US = 86_400_000_000
+_MOST_DAYS = 4_000
+_MOST_AT_ONCE = 10_000_000  # events of a block of users, about 3 GB
 
 
 def files(source: Synthetic) -> tuple[pathlib.Path, ...]:
@@ -45,130 +97,188 @@ def files(source: Synthetic) -> tuple[pathlib.Path, ...]:
 
 
 def read(source: Synthetic, connection: ibis.BaseBackend) -> Log:
-  for name in ("events", "users", "items"):
+  for name in ("events", "users", "items", "days"):
     if getattr(source, name) < 1:
       raise DataError(
         f"synthetic: {name} = {getattr(source, name)} must be positive"
       )
   if source.seed < 0:
     raise DataError(f"synthetic: seed = {source.seed} must not be negative")
-  if source.events > _SPAN_US:
+  if source.days > _MOST_DAYS:
     raise DataError(
-      f"synthetic: events = {source.events} must be at most {_SPAN_US}, one a"
-      " microsecond"
+      f"synthetic: days = {source.days} must be at most {_MOST_DAYS}, so that"
+      " the log ends before 2037"
+    )
+  least = USERS_AT_ONCE * source.events // _MOST_AT_ONCE
+  if source.events > _MOST_AT_ONCE and source.users < least:
+    raise DataError(
+      f"synthetic: {source.events} events of users = {source.users} do not fit"
+      f" in memory, {USERS_AT_ONCE} users at a time; set users to {least} or"
+      " more"
     )
   scratch = raw.scratch_of(connection)
-  in_events, in_items = scratch / "events.parquet", scratch / "items.parquet"
-  write(source, in_events)
+  in_events, in_items, in_truth = (
+    scratch / f"{name}.parquet" for name in ("events", "items", "truth")
+  )
+  write(source, in_events, truth=in_truth)
   pq.write_table(items(source), in_items)
-  table = plain.read_parquet(connection, in_events, place=in_events.name)
-  described = plain.read_parquet(connection, in_items, place=in_items.name)
+  table, described, truth = (
+    plain.read_parquet(connection, path, place=path.name)
+    for path in (in_events, in_items, in_truth)
+  )
   return Log(
     schema=SCHEMA,
-    events=table.mutate(action=ibis.literal("watch")).select(
-      "row",
-      "user_id",
-      "item_id",
-      "timestamp",
-      "action",
-      "duration_ms",
-      "device",
-    ),
+    events=table,
     items=described.drop("row"),
     time_unit="us",
     files=files(source),
     place=f"synthetic log of seed {source.seed}",
+    truth=truth.drop("row"),
   )
 
 
-def write(source: Synthetic, path) -> None:
-  """The events in order of time, a row group a block."""
-  with pq.ParquetWriter(path, _ARROW, compression="zstd") as writer:
-    for number in range(-(-source.events // BLOCK)):
-      writer.write_batch(block(source, number))
+def write(
+  source: Synthetic,
+  path: pathlib.Path,
+  *,
+  truth: pathlib.Path | None = None,
+) -> None:
+  """The events, by blocks of users; if asked for, what is true of each."""
+  titles = synthetic_titles.draw(source)
+  accounts = synthetic_visits.accounts(source)
+  with contextlib.ExitStack() as stack:
+    events_to = stack.enter_context(
+      pq.ParquetWriter(path, _EVENTS, compression="zstd")
+    )
+    truth_to = truth and stack.enter_context(
+      pq.ParquetWriter(truth, _TRUTH, compression="zstd")
+    )
+    for number in range(blocks(source)):
+      events, known = block(
+        source,
+        number,
+        titles=titles,
+        accounts=accounts,
+        with_truth=truth is not None,
+      )
+      events_to.write_batch(events)
+      if truth_to:
+        truth_to.write_batch(known)
 
 
-def block(source: Synthetic, number: int) -> pa.RecordBatch:
-  """Events [number · BLOCK, (number + 1) · BLOCK) of the log."""
-  first = number * BLOCK
-  count = min(BLOCK, source.events - first)
-  rng = np.random.default_rng([source.seed, number])
-  step = _SPAN_US // source.events
-  # Whole microseconds of its own for each event: no ties, no duplicates.
-  offset = (first + np.arange(count)) * step + rng.integers(0, step, count)
-  # Squared, because a few users are responsible for most events.
-  user = (source.users * rng.random(count) ** 2).astype(np.int64)
+def blocks(source: Synthetic) -> int:
+  return -(-source.users // USERS_AT_ONCE)
 
-  genres = min(_GENRES, source.items)
-  taste = _hash(source.seed, user, offset // _TASTE_US) % genres
-  loyal = rng.random(count) < _LOYALTY
-  genre = np.where(loyal, taste, rng.integers(0, genres, count))
-  # Item number = rank · genres + genre, so that each genre has its own Zipf.
-  rank = np.searchsorted(_zipf(-(-source.items // genres)), rng.random(count))
-  item = (rank * genres + genre) % source.items
 
-  home = _hash(source.seed, user, 0) % len(_DEVICES)
-  away = rng.integers(0, len(_DEVICES), count)
-  device = np.where(rng.random(count) < _HOME_DEVICE, home, away)
-  liked = np.where(item % genres == taste, 4, 1)
-  duration = _DURATION_MS * liked * rng.lognormal(0.0, 0.5, count)
-  return pa.record_batch(
+def block(
+  source: Synthetic,
+  number: int,
+  *,
+  titles: Titles | None = None,
+  accounts: Accounts | None = None,
+  with_truth: bool = True,
+) -> tuple[pa.RecordBatch, pa.RecordBatch | None]:
+  """The events of users [number · USERS_AT_ONCE, …), and what is true of each.
+
+  By user and time. Nothing but the seed, the sizes and `number` decides them.
+
+  Args:
+    source: the log.
+    number: below `blocks(source)`.
+    titles: if they are drawn already.
+    accounts: likewise.
+    with_truth: if not, the second is None.
+  """
+  titles = titles or synthetic_titles.draw(source)
+  accounts = accounts or synthetic_visits.accounts(source)
+  first = number * USERS_AT_ONCE
+  rng = np.random.default_rng([source.seed, 2, number])
+  visits = synthetic_visits.visits(
+    source, accounts, slice(first, first + USERS_AT_ONCE), rng
+  )
+  made, truth = synthetic_choices.choose(
+    titles, visits, rng, with_truth=with_truth
+  )
+  user = pa.array(first + visits.user)
+  time = pa.array(_START_US + visits.time_us)
+  events = pa.record_batch(
     [
-      pa.array(user),
-      pa.array(item),
-      pa.array(_START_US + offset),
-      pa.array(duration.astype(np.int64)),
-      pa.DictionaryArray.from_arrays(device.astype(np.int8), _DEVICES),
+      user,
+      pa.array(made.title),
+      time,
+      _texts(made.action, ACTIONS),
+      pa.array(made.duration_ms),
+      _texts(visits.device, DEVICES),
+      _texts(visits.locale, LOCALES),
+      _texts(visits.profile, [f"profile-{p}" for p in range(PROFILES)]),
+      _texts(made.surface, SURFACES),
+      pa.array(made.completion),
     ],
-    schema=_ARROW,
+    schema=_EVENTS,
   )
-
-
-_ARROW = pa.schema(
-  {
-    "user_id": pa.int64(),
-    "item_id": pa.int64(),
-    "timestamp": pa.int64(),
-    "duration_ms": pa.int64(),
-    "device": pa.dictionary(pa.int8(), pa.string()),
-  }
-)
+  if truth is None:
+    return events, None
+  top = pa.array(truth.top_nk.reshape(-1), mask=truth.top_nk.reshape(-1) < 0)
+  return events, pa.record_batch(
+    [
+      user,
+      time,
+      *(pa.array(getattr(truth, name)) for name in LOG_P),
+      pa.array(truth.rank),
+      pa.FixedSizeListArray.from_arrays(top, TOP),
+    ],
+    schema=_TRUTH,
+  )
 
 
 def items(source: Synthetic) -> pa.Table:
-  """Every item's genre, and for half of them a second one."""
-  item = np.arange(source.items)
-  genres = min(_GENRES, source.items)
-  drawn = _hash(source.seed, item, 1)
-  second = np.where(drawn % 2, (drawn >> 1) % genres, item % genres)
-  pairs = zip(item % genres, second, strict=True)
+  """Every title, in the order of their numbers."""
+  titles = synthetic_titles.draw(source)
+  k, s = np.divmod(np.arange(source.items), titles.series)
+  genres = [
+    [f"genre-{g}" for g in np.flatnonzero(genres_g)]
+    for genres_g in titles.genres_sg
+  ]
+  launch_us = _START_US + titles.launch_sk[s, k] * _DAY_US
   return pa.table(
     {
-      "item_id": pa.array(item).cast(pa.string()),
-      "title": pa.array([f"Item {i}" for i in item], pa.string()),
-      "launch_time": pa.nulls(source.items, pa.int64()),
-      "genre": pa.array(
-        [sorted({f"genre-{a}", f"genre-{b}"}) for a, b in pairs],
-        pa.list_(pa.string()),
-      ),
+      "item_id": pa.array(np.arange(source.items)).cast(pa.string()),
+      "title": [f"Series {s}, title {k}" for s, k in zip(s, k, strict=True)],
+      "launch_time": pa.array(launch_us),
+      "series": [f"series-{s}" for s in s],
+      "genre": pa.array([genres[s] for s in s], pa.list_(pa.string())),
+      "language": [LANGUAGES[titles.language_s[s]] for s in s],
+      "minutes": pa.array(titles.minutes_sk[s, k]),
     }
   )
 
 
-def _zipf(ranks: int) -> np.ndarray:
-  """Cumulative probabilities of ranks 0, 1, …"""
-  weights = 1.0 / np.arange(1, ranks + 1) ** _ZIPF
-  cumulative = np.cumsum(weights) / weights.sum()
-  cumulative[-1] = 1.0  # rounding must not leave a draw without an item
-  return cumulative
+def _texts(place: np.ndarray, texts: Sequence[str]) -> pa.DictionaryArray:
+  return pa.DictionaryArray.from_arrays(place.astype(np.int8), list(texts))
 
 
-def _hash(seed: int, a: np.ndarray, b: np.ndarray | int) -> np.ndarray:
-  """Non-negative int64 that looks random: splitmix64 of (seed, a, b)."""
-  # In Python, where a product of scalars does not warn that it wraps.
-  x = a.astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
-  for term in (np.asarray(b).astype(np.uint64), np.uint64(0)):
-    x = (x + term + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
-    x = x ^ (x >> np.uint64(29))
-  return (x >> np.uint64(1)).astype(np.int64)
+LOG_P = ("log_p", "log_p_ageless", "log_p_recent", "log_p_action")
+_TEXT = pa.dictionary(pa.int8(), pa.string())
+_EVENTS = pa.schema(
+  {
+    "user_id": pa.int64(),
+    "item_id": pa.int64(),
+    "timestamp": pa.int64(),
+    "action": _TEXT,
+    "duration_ms": pa.int64(),
+    "device": _TEXT,
+    "locale": _TEXT,
+    "profile": _TEXT,
+    "surface": _TEXT,
+    "completion": pa.float64(),
+  }
+)
+_TRUTH = pa.schema(
+  {
+    "user_id": pa.int64(),
+    "timestamp": pa.int64(),
+    **dict.fromkeys(LOG_P, pa.float64()),
+    "rank": pa.int32(),
+    "top10": pa.list_(pa.int32(), TOP),
+  }
+)
