@@ -30,8 +30,9 @@ class Batch:
       (codes), bag int32 [b, t, w] (codes, 0 = none), numeric float32 [b, t]
       (standardized; NaN = missing), timestamp int32 [b, t] (seconds; 0 =
       missing), vector float32 [b, t, width].
-    previous: "item" (int32 [b, t]) and the post-action features of token t-1;
-      for each bag also "<name>_count", float32 [b, t, w].
+    previous: of token t-1: "item" (int32 [b, t]), "time" (int32 [b, t], when it
+      began, seconds) and the post-action features; for each bag also
+      "<name>_count", float32 [b, t, w].
   """
 
   item_bt: Array

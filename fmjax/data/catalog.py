@@ -34,6 +34,25 @@ _TYPES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Daily:
+  """How many *target* tokens an item had on a day; one entry each.
+
+  A token counts on the day of its first event that makes it a target, so no
+  later event changes what was counted before it. The whole log is here: a
+  prediction may use the days before its own.
+
+  Attributes:
+    day: int32, days since 1970 UTC, rising.
+    item: int32, catalog row.
+    events: int32.
+  """
+
+  day: np.ndarray
+  item: np.ndarray
+  events: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Catalog:
   """Item rows v as NumPy arrays; row 0 is all zeros and empty texts.
 
@@ -49,6 +68,7 @@ class Catalog:
     metadata: by name: categorical int32 [v] codes, bag int32 [v, w] codes,
       numeric float32 [v] (standardized, NaN = missing), timestamp int32 [v]
       (seconds), vector float32 [v, width].
+    daily: counts by item and day.
   """
 
   item_ids: np.ndarray
@@ -58,6 +78,7 @@ class Catalog:
   first_seen_us_v: np.ndarray
   train_count_v: np.ndarray
   metadata: dict[str, np.ndarray]
+  daily: Daily
 
   def __len__(self) -> int:
     """Rows, row 0 included."""
@@ -181,8 +202,10 @@ def _with_row_zero(table: pa.Table) -> pa.Table:
   return whole.add_column(0, "row", row)
 
 
-def read(table: pa.Table, encodings: Sequence[Encoding]) -> Catalog:
-  """The arrays of a catalog table, its metadata encoded."""
+def read(
+  table: pa.Table, daily: pa.Table, encodings: Sequence[Encoding]
+) -> Catalog:
+  """The arrays of a catalog table and of its counts, its metadata encoded."""
   metadata = {}
   for encoding in encodings:
     name = encoding.encoded.feature.name
@@ -207,4 +230,9 @@ def read(table: pa.Table, encodings: Sequence[Encoding]) -> Catalog:
     first_seen_us_v=first_seen_us_v,
     train_count_v=table["train_count"].to_numpy(),
     metadata=metadata,
+    daily=Daily(
+      day=daily["day"].to_numpy(),
+      item=daily["item"].to_numpy(),
+      events=daily["events"].to_numpy(),
+    ),
   )

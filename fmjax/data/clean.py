@@ -259,7 +259,10 @@ def _complaint(row: dict[str, Any], log: Log, *, now_us: int) -> str:
     )
   if what == "wrong width of":
     width = next(f.width for f in log.schema.features if f.name == column)
-    return f"{column} has {len(value)} values where {width} are declared"
+    return (
+      f"{column} has {len(value)} numbers where width = {width} is declared;"
+      " correct one of the two"
+    )
   return f"{column} = {value!r} is no {_expected(column, log)}; repair it"
 
 

@@ -101,10 +101,48 @@ def token_bytes(spec: DataSpec) -> int:
   return total
 
 
+def token_times(
+  log: Histories, user: np.ndarray, token: np.ndarray
+) -> np.ndarray:
+  """Start of tokens, int32 [n], seconds since 1970; `user` rises."""
+  users, begins = np.unique(user, return_index=True)
+  found = np.empty(len(user), np.int32)
+  for begin in range(0, len(users), _USERS_AT_ONCE):
+    some = slice(
+      begins[begin],
+      begins[begin + _USERS_AT_ONCE]
+      if begin + _USERS_AT_ONCE < len(users)
+      else len(user),
+    )
+    columns, base = log.read(user[some])
+    found[some] = columns["start_s"].take(base + token[some])
+  return found
+
+
+def training_targets(prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
+  """(user, token) of all that training learns to predict, in order."""
+  end = prepared.index.train_end
+  held_out_v = prepared.held_out_v if prepared.held_out_v.any() else None
+  return target_tokens(
+    histories(prepared), np.zeros_like(end), end, held_out_v=held_out_v
+  )
+
+
 def target_tokens(
-  log: Histories, first: np.ndarray, end: np.ndarray
+  log: Histories,
+  first: np.ndarray,
+  end: np.ndarray,
+  *,
+  held_out_v: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """(user, token) of the targets in [first, end) of every history, in order."""
+  """(user, token) of the targets in [first, end) of every history, in order.
+
+  Args:
+    log: the histories.
+    first: of each user.
+    end: of each user.
+    held_out_v: items whose tokens are left out.
+  """
   users = np.flatnonzero(end > first)
   found = []
   for begin in range(0, len(users), _USERS_AT_ONCE):
@@ -114,7 +152,10 @@ def target_tokens(
     place = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
     token = first[user] + place
     columns, base = log.read(some)
-    target = columns["target"].take(np.repeat(base, count) + token)
+    row = np.repeat(base, count) + token
+    target = columns["target"].take(row)
+    if held_out_v is not None:
+      target &= ~held_out_v[columns["item"].take(row)]
     found.append((user[target], token[target]))
   if not found:
     return np.zeros(0, np.int64), np.zeros(0, np.int64)

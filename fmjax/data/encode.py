@@ -6,6 +6,7 @@ of threads. `encode` turns Arrow columns into NumPy without Python per value.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,7 +92,11 @@ def fit(
       case Kind.TIMESTAMP:
         encodings.append(Encoding(encoded=Encoded(feature=feature)))
       case Kind.VECTOR:
-        encoded = Encoded(feature=feature, size=feature.width)
+        encoded = Encoded(
+          feature=feature,
+          size=feature.width,
+          std=_root_mean_square(rows[feature.name], connection),
+        )
         encodings.append(Encoding(encoded=encoded))
   return tuple(encodings)
 
@@ -161,6 +166,18 @@ def _moments(
   ]
 
 
+def _root_mean_square(vectors: Any, connection: Any) -> float:
+  """Of all numbers in a column of vectors.
+
+  One scale for the field: lengths, and differences between dimensions, say
+  something.
+  """
+  number = Feature(name="number", kind=Kind.NUMERIC)
+  numbers = vectors.unnest().name(number.name).as_table()
+  ((mean, std),) = _moments(numbers, [number], connection)
+  return math.hypot(mean, std)
+
+
 def code_texts(
   rows: ibis.Table, encodings: Sequence[Encoding], *, connection: Any
 ) -> ibis.Table:
@@ -211,7 +228,8 @@ def encode(
   Returns:
     categorical int32 [n]; numeric float32 [n], standardized, NaN if missing;
     timestamp int32 [n], seconds (of 1901 to 2038), 0 if missing; vector
-    float32 [n, width], 0 if missing; bag `Bags` of at most `values` codes, the
+    float32 [n, width], divided by the root mean square of the training rows'
+    numbers, 0 if missing; bag `Bags` of at most `values` codes, the
     most frequent first.
   """
   encoded = encoding.encoded
@@ -270,7 +288,7 @@ def _vector(column: pa.Array, encoded: Encoded) -> np.ndarray:
   vectors[filled] = np.nan_to_num(
     _numpy(column.flatten().cast(pa.float32()), 0.0)
   ).reshape(-1, encoded.size)
-  return vectors
+  return vectors / np.float32(encoded.std)
 
 
 def _bags(column: pa.Array, encoding: Encoding, count: pa.Array | None) -> Bags:

@@ -41,6 +41,10 @@ class Log:
       that differ in nothing else are one event, logged again.
     published_events: rows of the published log, if it is known; a log of fewer
       or more is refused. 0: unknown.
+    truth: of a generated log, what is true of each event: user_id, timestamp
+      (microseconds; no user has two events at one), numbers of any name,
+      `rank` and `top10` (item_ids of the likeliest items, null where there are
+      fewer). None: unknown.
   """
 
   schema: Schema
@@ -51,6 +55,7 @@ class Log:
   place: str
   logging: tuple[str, ...] = ()
   published_events: int = 0
+  truth: ibis.Table | None = None
 
 
 def compute(table: ibis.Table, *, place: str) -> ibis.Table:

@@ -152,7 +152,11 @@ def _cut(
 
 
 def pack(
-  windows: Windows, *, capacity: int, rng: np.random.Generator | None
+  windows: Windows,
+  *,
+  capacity: int,
+  rng: np.random.Generator | None,
+  block: int = _BLOCK,
 ) -> Packed:
   """Best-fit-decreasing packing, block by block in the order of `windows`.
 
@@ -160,12 +164,11 @@ def pack(
   windows come first.
   """
   length = windows.length
-  block = np.arange(len(windows)) // _BLOCK
-  longest_first = np.lexsort((-length, block))
+  longest_first = np.lexsort((-length, np.arange(len(windows)) // block))
   row = np.empty(len(windows), np.int64)
   rows = 0
-  for begin in range(0, len(windows), _BLOCK):
-    members = longest_first[begin : begin + _BLOCK]
+  for begin in range(0, len(windows), block):
+    members = longest_first[begin : begin + block]
     row_of, count = _best_fit(length[members].tolist(), capacity)
     names = np.arange(count) if rng is None else rng.permutation(count)
     row[members] = rows + names[row_of]

@@ -5,6 +5,7 @@ once by user and time, stream through and leave as records.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +48,7 @@ from fmjax.data.split import (
   find_cuts,
 )
 from fmjax.data.tokenize import tokenize
+from fmjax.data.truth import in_history_order, with_catalog_rows
 from fmjax.data.write import HistoryWriter
 
 # Called with a stage and a count: of what it made, or of what it has so far.
@@ -111,7 +113,8 @@ def run(
   columns = layout([e.encoded for e in features], items=catalog.num_rows)
   writer = HistoryWriter(folder, encodings=features, layout=columns)
   item_rows = _rows(catalog, "item", connection)
-  coded = _coded(tokens, item_rows, _rows(users, "user", connection))
+  user_rows = _rows(users, "user", connection)
+  coded = _coded(tokens, item_rows, user_rows)
   ordered = _sorted(_without_texts(coded, features, granularity, connection))
   written = _write(_stream(ordered, connection), writer, report)
   index = writer.close()
@@ -119,6 +122,19 @@ def run(
   daily = _daily(tokens, item_rows, connection)
   pq.write_table(daily, folder / store.DAILY)
   report("write", written)
+  # Only where each token is one event is what is true of the event true of it.
+  if (
+    log.truth is not None
+    and isinstance(granularity, EventTokens)
+    and not rejects
+  ):
+    in_order = in_history_order(log.truth, user_rows)
+    _write_truth(
+      _stream(in_order, connection),
+      folder / store.TRUTH,
+      catalog,
+      tokens=written,
+    )
 
   if cleaned.events_in != writer.events + rejects:
     raise AssertionError(
@@ -275,7 +291,7 @@ def _coded(
   return (
     tokens.inner_join(users, "user_id")
     .inner_join(items, "item_id")
-    .drop("user_id", "item_id")
+    .drop("user_id", "item_id", "target_us")
   )
 
 
@@ -330,10 +346,34 @@ def _write(
   return written
 
 
+def _write_truth(
+  batches: Iterator[pa.RecordBatch],
+  path: pathlib.Path,
+  catalog: pa.Table,
+  *,
+  tokens: int,
+) -> None:
+  writer = None
+  rows = 0
+  with contextlib.ExitStack() as stack:
+    for batch in batches:
+      batch = with_catalog_rows(batch, catalog["item_id"])
+      writer = writer or stack.enter_context(
+        pq.ParquetWriter(path, batch.schema, compression="zstd")
+      )
+      writer.write_batch(batch)
+      rows += len(batch)
+  if rows != tokens:
+    raise AssertionError(
+      f"{rows} events have a truth, {tokens} tokens were written: a bug, please"
+      " report it"
+    )
+
+
 def _daily(tokens: ibis.Table, items: ibis.Table, connection: Any) -> pa.Table:
   counts = (
     tokens.filter(_.target)
-    .group_by(day=(_.start_us // _DAY_US).cast("int32"), item_id=_.item_id)
+    .group_by(day=(_.target_us // _DAY_US).cast("int32"), item_id=_.item_id)
     .aggregate(events=_.count().cast("int32"))
   )
   return connection.to_pyarrow(

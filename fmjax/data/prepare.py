@@ -23,6 +23,7 @@ from fmjax.config import (
   validate_split,
 )
 from fmjax.data import pipeline
+from fmjax.data.held_out import hold_out
 from fmjax.data.log import Log
 from fmjax.data.manifest import (
   MANIFEST,
@@ -131,17 +132,18 @@ def prepared_dir(data: DataConfig) -> pathlib.Path:
 def ensure_prepared(
   data: DataConfig, *, progress: Progress | None = None
 ) -> Prepared:
-  """The prepared data of a configuration, made now if it is absent."""
+  """The data of a configuration, prepared now if they are not yet."""
   path = prepared_dir(data)
   if path.exists():
-    return open_prepared(path)
-  return prepare(
+    return hold_out(open_prepared(path), data.held_out)
+  prepared = prepare(
     data.source,
     path,
     granularity=data.granularity,
     split=data.split,
     progress=progress,
   )
+  return hold_out(prepared, data.held_out)
 
 
 def prepare(

@@ -75,11 +75,15 @@ class RowStream:
       f" rows={self._rows}, seed={self._seed})"
     )
 
-  def __getitem__(self, index: int) -> Packed:
+  def share(self, index: int) -> range:
+    """This process's rows of a step, among those of all steps."""
     first = index * self._rows + self._skip
-    stop = first + self._share
+    return range(first, first + self._share)
+
+  def __getitem__(self, index: int) -> Packed:
+    first, stop = self.share(index).start, self.share(index).stop
     parts, filled = [], 0
-    while filled < self._share:
+    while filled < stop - first:
       epoch = self._epoch_of(first + filled)
       begins, ends = self._first_rows[epoch : epoch + 2]
       part = self.epoch(epoch).part(

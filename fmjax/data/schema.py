@@ -60,8 +60,9 @@ _RESERVED = frozenset(
   (
     *("row", "user_id", "item_id", "timestamp", "action", "duration_ms"),
     *("reason", "copy", "row_right", "published", "rows"),
-    *("user", "item", "split", "target", "run", "seq", "begins", "day"),
-    *("start_us", "end_us", "start_s", "event_count", "action_count"),
+    *("user", "item", "time", "split", "target", "run", "seq", "begins", "day"),
+    *("start_us", "end_us", "start_s", "target_us"),
+    *("event_count", "action_count"),
     *("actions", "events", "first", "last", "seq_first", "seq_last"),
     *("in_history", "from_end", "title", "launch_time", "launch_declared"),
     *("first_seen", "train_count", "described", "item_id_right"),
@@ -135,8 +136,8 @@ class Encoded:
     size: categorical, bag: codes, of which 0 is padding or missing and 1 is
       "not in the training vocabulary"; vector: width; numeric, timestamp: 1.
     values: bag: most values kept in a token or item (the padded width w).
-    mean: numeric: over the training tokens, after log1p if declared.
-    std: likewise.
+    mean: numeric: over the training rows, after log1p if declared.
+    std: likewise; of a vector, the root mean square of all its numbers.
   """
 
   feature: Feature

@@ -7,6 +7,7 @@ catalog.parquet  items: row, id, title, launch, first event, metadata
 users.parquet    users: row, id, in the order of their first event
 index.npz        per user, where train, validation and test lie
 daily.parquet    target tokens per item and day
+truth.parquet    of a generated log: what is true of each token (truth.py)
 histories-*.arrayrecord   one record a user, in row order (history.py)
 ```
 `prepare` writes it; everything downstream reads it through `Prepared`.
@@ -42,6 +43,7 @@ CATALOG = "catalog.parquet"
 USERS = "users.parquet"
 INDEX = "index.npz"
 DAILY = "daily.parquet"
+TRUTH = "truth.parquet"
 # Small enough to be checked whole whenever a directory is opened.
 _CHECKED_AT_OPENING = (CATALOG, USERS, INDEX, DAILY)
 
@@ -67,21 +69,6 @@ class Index:
     return len(self.tokens)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Daily:
-  """How many *target* tokens of an item began on a day; one entry each.
-
-  Attributes:
-    day: int32, days since 1970 UTC, rising.
-    item: int32, catalog row.
-    events: int32.
-  """
-
-  day: np.ndarray
-  item: np.ndarray
-  events: np.ndarray
-
-
 class Prepared:
   """A prepared log, opened.
 
@@ -94,6 +81,7 @@ class Prepared:
     index: parts of each user's history.
     cuts: times of a temporal split, else None.
     checksum: of the content, the same on every machine.
+    held_out_v: bool [v], items that training never learns (held_out.py).
   """
 
   def __init__(
@@ -120,6 +108,7 @@ class Prepared:
     self.layout = tuple(Column(**column) for column in manifest["layout"])
     self.cuts = Cuts(**manifest["cuts"]) if manifest["cuts"] else None
     self.checksum: str = manifest["data_checksum"]
+    self.held_out_v = np.zeros(len(catalog), bool)
     self._source = _open_shards(path, manifest)
 
   def history(self, user: int) -> dict[str, np.ndarray]:
@@ -188,14 +177,15 @@ class Prepared:
     """Object [users], as in the log."""
     return pq.read_table(self.path / USERS)["user_id"].to_numpy()
 
-  def daily(self) -> Daily:
-    """Counts of the whole log; the caller stops at the day that is known."""
-    table = pq.read_table(self.path / DAILY)
-    return Daily(
-      day=table["day"].to_numpy(),
-      item=table["item"].to_numpy(),
-      events=table["events"].to_numpy(),
-    )
+  def truth(self) -> pa.Table | None:
+    """What is true of each token, history after history (truth.py).
+
+    None where it is not known: of a log that was not generated, of one with
+    rejected rows, and where a token may be several events.
+    """
+    if TRUTH not in self.manifest["files"]:
+      return None
+    return pq.read_table(self.path / TRUTH)
 
   def _all(self, users: np.ndarray | None) -> np.ndarray:
     return np.arange(len(self.index)) if users is None else np.asarray(users)
@@ -232,6 +222,7 @@ def open_prepared(path: pathlib.Path | str) -> Prepared:
   schema = schema_from_dict(manifest["schema"])
   try:
     table = pq.read_table(path / CATALOG)
+    daily = pq.read_table(path / DAILY)
     with np.load(path / INDEX) as arrays:
       index = Index(**dict(arrays))
   except (pa.ArrowInvalid, OSError, ValueError, zipfile.BadZipFile) as error:
@@ -239,7 +230,9 @@ def open_prepared(path: pathlib.Path | str) -> Prepared:
   return Prepared(
     path=path,
     manifest=manifest,
-    catalog=catalog_lib.read(table, _encodings(manifest, "metadata", schema)),
+    catalog=catalog_lib.read(
+      table, daily, _encodings(manifest, "metadata", schema)
+    ),
     index=index,
   )
 

@@ -27,9 +27,10 @@ def tokenize(
     user_id, item_id, row (of the first event; (start_us, row) is the order of a
     history), start_us and end_us (of the first and the last event), duration_ms
     (float, sum, null if none is known), event_count, action (array, distinct,
-    sorted) and action_count, target (some event's action is a target), then the
-    declared features: a request-time feature is the first event's, a
-    post-action feature the mean over events if numeric, else the last event's.
+    sorted) and action_count, target (some event's action is a target) and
+    target_us (when the first of those began, else null), then the declared
+    features: a request-time feature is the first event's, a post-action feature
+    the mean over events if numeric, else the last event's.
   """
   match granularity:
     case EventTokens():
@@ -56,6 +57,7 @@ def _event_tokens(events: ibis.Table, schema: Schema) -> ibis.Table:
     action=ibis.array([_.action]),
     action_count=ibis.array([ibis.literal(1, "int64")]),
     target=_is_target(_.action, schema),
+    target_us=_is_target(_.action, schema).ifelse(_.timestamp, None),
     **{f.name: _[f.name] for f in schema.features},
   )
 
@@ -123,6 +125,7 @@ def _merged(marked: ibis.Table, schema: Schema) -> ibis.Table:
     action_count=_.events.collect(order_by=_.action),
     actions=_.action.collect(order_by=_.action),
     target=_is_target(_.action, schema).any(),
+    target_us=_.start_us.min(where=_is_target(_.action, schema)),
     first=_.first.argmin(_.seq_first),
     last=_.last.argmax(_.seq_last),
     **{
@@ -146,6 +149,7 @@ def _merged(marked: ibis.Table, schema: Schema) -> ibis.Table:
     action=by_run.actions,
     action_count=by_run.action_count,
     target=by_run.target,
+    target_us=by_run.target_us,
     **{f.name: values[f.name] for f in schema.features},
   )
 

@@ -12,12 +12,28 @@ from typing import Literal
 import grain
 import numpy as np
 
+from fmjax.config import (
+  ChronologicalLast,
+  ConfigError,
+  Recency,
+  RecencyWeighted,
+  UniformRecency,
+)
 from fmjax.data.batch import Array, Batch
-from fmjax.data.decoded import Histories, histories, target_tokens
+from fmjax.data.decoded import (
+  Histories,
+  histories,
+  target_tokens,
+  training_targets,
+)
+from fmjax.data.held_out import untargeted
 from fmjax.data.packing import Packed, pack, query_windows
+from fmjax.data.recency import OrderedAtLast, in_time_order, weighing
 from fmjax.data.row_stream import RowStream
 from fmjax.data.schema import DataError, DataSpec, Encoded, Kind, When
 from fmjax.data.store import Prepared
+
+_UNIFORM = UniformRecency()
 
 
 def training_batches(
@@ -27,12 +43,30 @@ def training_batches(
   stride: int,
   rows: int,
   seed: int,
+  recency: Recency = _UNIFORM,
+  steps: int | None = None,
   process_index: int = 0,
   process_count: int = 1,
 ) -> grain.MapDataset[Batch]:
-  """Endless: element t is this process's share of the rows of step t."""
+  """Endless: element t is this process's share of the rows of step t.
+
+  Args:
+    prepared: the log; its tokens before the cut are read.
+    window: positions of a row.
+    stride: most targets of a window.
+    rows: of all processes together.
+    seed: of the order and of the phases of the windows.
+    recency: how the latest tokens count more.
+    steps: of the run; `ChronologicalLast` counts back from them.
+    process_index: which share.
+    process_count: of how many.
+
+  Raises:
+    ConfigError: `recency` needs times and the log has only an order.
+  """
+  lengths = _training_lengths(prepared)
   stream = RowStream(
-    _training_lengths(prepared),
+    lengths,
     window=window,
     stride=stride,
     rows=rows,
@@ -40,7 +74,25 @@ def training_batches(
     process_index=process_index,
     process_count=process_count,
   )
-  return _batches(stream, prepared, window=window)
+  if not isinstance(recency, UniformRecency) and not prepared.schema.timed:
+    raise ConfigError(
+      f"data.recency={recency} needs real times and {prepared.schema.source}"
+      " has only an order; use UniformRecency()"
+    )
+  match recency:
+    case UniformRecency():
+      return _for_training(stream, prepared, window=window)
+    case RecencyWeighted(half_life_days=half_life_days):
+      weigh = weighing(prepared, half_life_days=half_life_days)
+      return _for_training(stream, prepared, window=window).map(weigh)
+    case ChronologicalLast(share=share):
+      if steps is None:
+        raise ValueError(f"{recency} needs the number of steps")
+      ordered = in_time_order(
+        prepared, lengths, window=window, stride=stride, seed=seed
+      )
+      source = OrderedAtLast(stream, ordered, share=share, steps=steps)
+      return _for_training(source, prepared, window=window)
 
 
 def evaluation_batches(
@@ -142,11 +194,13 @@ def _training_lengths(prepared: Prepared) -> np.ndarray:
 
 
 def tokens_per_epoch(prepared: Prepared) -> int:
-  """Training targets: tokens before the cut whose action is a target."""
-  end = prepared.index.train_end
-  if not prepared.schema.target_actions:
-    return int(end.sum(dtype=np.int64))
-  user, _ = target_tokens(histories(prepared), np.zeros_like(end), end)
+  """Training targets: tokens before the cut whose action is a target.
+
+  Those of items that are held out are none.
+  """
+  if not prepared.schema.target_actions and not prepared.held_out_v.any():
+    return int(prepared.index.train_end.sum(dtype=np.int64))
+  user, _ = training_targets(prepared)
   return len(user)
 
 
@@ -166,8 +220,18 @@ class _Pages:
     return self._packed.part(index * self._rows, (index + 1) * self._rows)
 
 
+def _for_training(
+  source: RowStream | OrderedAtLast, prepared: Prepared, *, window: int
+) -> grain.MapDataset[Batch]:
+  batches = _batches(source, prepared, window=window)
+  held_out_v = prepared.held_out_v
+  if not held_out_v.any():
+    return batches
+  return batches.map(functools.partial(untargeted, held_out_v=held_out_v))
+
+
 def _batches(
-  source: RowStream | _Pages, prepared: Prepared, *, window: int
+  source: RowStream | OrderedAtLast | _Pages, prepared: Prepared, *, window: int
 ) -> grain.MapDataset[Batch]:
   put = functools.partial(
     assemble, histories=histories(prepared), spec=prepared.spec, window=window
@@ -217,7 +281,11 @@ def assemble(
     user_bt=spread(windows.user[of], np.int32),
     index_bt=spread(token, np.int32),
     request=request,
-    previous={"item": columns["item"].take(before), **previous},
+    previous={
+      "item": columns["item"].take(before),
+      "time": columns["start_s"].take(before),
+      **previous,
+    },
   )
 
 

@@ -62,12 +62,12 @@ def test_metadata_is_encoded_by_what_trained_items_have(
 ):
   items = [
     {"item_id": "a", "title": "A", "language": "en", "genre": ["x", "y"],
-     "minutes": 9.0, "uploaded": 7 * _US, "text": [1.0, 2.0]},
+     "minutes": 9.0, "uploaded": 7 * _US, "text": [2.0, 14.0]},
     {"item_id": "b", "language": "en", "genre": ["y"], "minutes": 99.0},
     {"item_id": "c", "language": "fr", "genre": []},
     # Never trained on: its values are outside the vocabulary.
     {"item_id": "d", "language": "zz", "genre": ["q", "y", "x"],
-     "minutes": 1e6},
+     "minutes": 1e6, "text": [1e6, 0.0]},
   ]  # fmt: skip
   prepared = prepared_of(_EVENTS, items=items, schema=every_kind, split=_SPLIT)
   catalog = prepared.catalog
@@ -80,7 +80,9 @@ def test_metadata_is_encoded_by_what_trained_items_have(
   assert np.isnan(metadata["minutes"][2])
   assert metadata["minutes"][3] > 5
   assert metadata["uploaded"].tolist() == [7, 0, 0, 0]
-  assert metadata["text"].tolist() == [[1, 2], [0, 0], [0, 0], [0, 0]]
+  # Vectors are in units of √((2² + 14²) / 2) = 10: one scale, of trained items.
+  want = [[0.2, 1.4], [0, 0], [0, 0], [1e5, 0]]
+  np.testing.assert_allclose(metadata["text"], want, rtol=1e-6)
   assert catalog.titles[rows].tolist() == ["A", "b", "c", "d"]
   for values in catalog.metadata.values():
     assert not values[0].any()

@@ -36,6 +36,21 @@ from fmjax.data.store import open_prepared
 from fmjax.data.write import HistoryWriter
 
 _T0 = 1_600_000_000
+_GENERATED = """
+[events]
+file = "events.parquet"
+user = "user_id"
+item = "item_id"
+timestamp = "timestamp"
+time_unit = "us"
+action = "action"
+duration = "duration_ms"
+repeats = true
+
+[features.device]
+kind = "categorical"
+when = "request"
+"""
 _TINY = Synthetic(events=400, users=20, items=30)
 
 
@@ -106,7 +121,10 @@ def test_users_tokenized_a_few_at_a_time_give_the_same_content(
 
 
 def test_a_log_larger_than_memory_gives_the_same_content(tmp_path):
-  source = Synthetic(events=1_500_000)  # typed, more than 160 MB
+  synthetic.write(Synthetic(events=1_500_000), tmp_path / "events.parquet")
+  mapping = tmp_path / "map.toml"
+  mapping.write_text(_GENERATED)
+  source = Table(mapping=str(mapping))  # typed, more than 160 MB
   whole, spilled = (
     prepare(
       source, tmp_path / limit, granularity=RunTokens(), memory_limit=limit
@@ -307,7 +325,7 @@ def test_stages_are_reported_in_order(tmp_path):
     ("clean", 400),
     ("tokenize", 400),
     ("catalog", 30),
-    ("encode", 5),
+    ("encode", 12),
     ("write", 400),
   ]
 

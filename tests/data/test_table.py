@@ -227,7 +227,8 @@ _IMAGE = '[items.features.image]\nkind = "vector"\nwidth = 3\n'
     ),
     (
       _MINIMAL + _ITEMS + _IMAGE + 'columns = ["image_0", "image_1"]\n',
-      r"products\.csv, row 1: wrong width of image",
+      r"products\.csv, row 1: wrong width of image; it has 2 numbers where"
+      r" width = 3 is declared, correct one of the two",
     ),
     (_MINIMAL + _ITEMS + _IMAGE.replace("3", "0"), "width = 0 must be"),
     (

@@ -56,8 +56,10 @@ def test_an_event_token_is_one_event(tokens_of):
     "action": ["rate"],
     "action_count": [1],
     "target": True,
+    "target_us": _T0 * _US,
   }
   assert (second["action"], second["target"]) == (["skip"], False)
+  assert second["target_us"] is None
   assert second["duration_ms"] is None
 
 
@@ -101,6 +103,7 @@ def test_a_run_sums_durations_and_counts_each_action(tokens_of):
   assert token["duration_ms"] == 150
   assert (token["action"], token["action_count"]) == (["like", "play"], [1, 2])
   assert token["target"]
+  assert token["target_us"] == (_T0 + 1) * _US
 
 
 def test_request_features_are_the_first_events_even_where_it_has_none(
@@ -205,6 +208,7 @@ def test_runs_equal_a_plain_loop(tokens_of, rows):
           "action": [action for action, _ in counts],
           "action_count": [count for _, count in counts],
           "target": True,
+          "target_us": run[0]["timestamp"] * _US,
         }
       )
   expected.sort(key=lambda t: (t["user_id"], t["start_us"], t["row"]))

@@ -151,7 +151,7 @@ def expected_value(event, encoding):
     case Kind.TIMESTAMP:
       return 0 if value is None else value
     case Kind.VECTOR:
-      return value
+      return np.array(value) / encoded.std
 
 
 def assert_says(arrays, row, t, event, encoding):
@@ -187,6 +187,8 @@ def assert_matches_the_log(batch, prepared, by_user):
     assert batch.time_bt[row, t] == event["timestamp"]
     previous = batch.previous["item"][row, t]
     assert catalog[previous] == (before["item_id"] if before else "")
+    began = batch.previous["time"][row, t]
+    assert began == (before["timestamp"] if before else 0)
     for encoding in prepared.encodings:
       name, when = encoding.encoded.feature.name, encoding.encoded.feature.when
       if when is When.REQUEST:
@@ -244,6 +246,7 @@ def test_arrays_have_the_declared_names_shapes_and_types(prepared):
     if feature.kind is Kind.BAG and not request:
       expected[f"{place}_count"] = (np.float32, (4, 8, *inner(feature)))
   expected["previous/item"] = (np.int32, (4, 8))
+  expected["previous/time"] = (np.int32, (4, 8))
   for name in ("item", "segment", "position", "time", "user", "index"):
     expected[f"{name}_bt"] = (np.int32, (4, 8))
   expected["weight_bt"] = (np.float32, (4, 8))

@@ -195,17 +195,25 @@ def _read_items(
     ),
     place=place,
   )
-  _validate_items(items, place)
   metadata = tuple(feature for feature, _ in declared)
+  _validate_items(items, metadata, place)
   return items.drop("_row", "_fault"), metadata
 
 
-def _validate_items(items: Any, place: str) -> None:
+def _validate_items(
+  items: Any, metadata: tuple[Feature, ...], place: str
+) -> None:
   wrong = items.filter(items._fault.notnull()).order_by("_row").limit(1)
-  for row in wrong.select("_row", "_fault").to_pyarrow().to_pylist():
+  for row in wrong.to_pyarrow().to_pylist():
     remedy = "repair it"
     if row["_fault"].startswith("implausible"):
       remedy = "a time is from 1902 to 2037, check launch_unit"
+    for feature in metadata:
+      if row["_fault"] == f"wrong width of {feature.name}":
+        remedy = (
+          f"it has {len(row[feature.name])} numbers where width ="
+          f" {feature.width} is declared, correct one of the two"
+        )
     raise DataError(f"{place}, row {row['_row']}: {row['_fault']}; {remedy}")
   twice: Any = items.group_by("item_id").agg(rows=lambda t: t.count())
   twice = twice.filter(twice.rows > 1).order_by("item_id").limit(1)
