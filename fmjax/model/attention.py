@@ -12,7 +12,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fmjax import mesh
-from fmjax.config import FullAttention, FusedAttention
+from fmjax.config import (
+  FullAttention,
+  FusedAttention,
+  LogBucketBias,
+  ModelConfig,
+  NoRelativeTime,
+)
 from fmjax.data.batch import Array
 from fmjax.model import dropout
 
@@ -29,11 +35,36 @@ def query_blocks(window: int) -> list[tuple[int, int]]:
   return list(itertools.pairwise(edges))
 
 
+class TimeBias(nnx.Module):
+  """A learned bias by head of how long before the request a token was."""
+
+  def __init__(self, heads: int, buckets: int):
+    self.bias_hi = nnx.Param(jnp.zeros((heads, buckets)))
+
+  def __call__(self, bucket_bts: jax.Array) -> jax.Array:
+    """bias_bhts of some queries on some keys, float32."""
+    heads, buckets = self.bias_hi.shape
+    # One flat table, read where the result lies: with a row a head, or a row a
+    # bucket to be transposed, the step took half as much again for it on CPU.
+    first_h = jnp.arange(heads) * buckets
+    place_bhts = bucket_bts[:, None] + first_h[None, :, None, None]
+    return (
+      self.bias_hi[...]
+      .reshape(-1)
+      .at[place_bhts]
+      .get(
+        out_sharding=jax.typeof(place_bhts).sharding.spec,
+        mode="promise_in_bounds",
+      )
+    )
+
+
 class Full(nnx.Module):
   """Softmax attention of each position on itself and all before it."""
 
-  def __init__(self, *, dropout: float):
+  def __init__(self, *, dropout: float, time_bias: TimeBias | None = None):
     self.dropout = dropout
+    self.time_bias = time_bias
 
   def __call__(
     self,
@@ -42,6 +73,7 @@ class Full(nnx.Module):
     v_bshe: jax.Array,
     *,
     segment_bt: Array,
+    bucket_bts: jax.Array | None = None,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
     """Attends within segments, causally.
@@ -51,6 +83,7 @@ class Full(nnx.Module):
       k_bshe: keys.
       v_bshe: values.
       segment_bt: int32; positions of different segments never meet.
+      bucket_bts: of the time from key to query, for a bias of it.
       dropout_key: drops attention weights; None: deterministic.
 
     Returns:
@@ -63,16 +96,23 @@ class Full(nnx.Module):
     )
     blocks = query_blocks(q_bthe.shape[1])
     keys = dropout.split(dropout_key, len(blocks))
+    biases = [None] * len(blocks)
+    if self.time_bias is not None:
+      assert bucket_bts is not None
+      biases = [
+        self.time_bias(bucket_bts[:, start:end, :end]) for start, end in blocks
+      ]
     mixed = [
       attend(
         q_bhte[:, :, start:end],
         k_bhse[:, :, :end],
         v_bhse[:, :, :end],
         mask_bts=visible(segment_bt, start, end),
+        bias_bhts=bias_bhts,
         rate=self.dropout,
         dropout_key=key,
       )
-      for (start, end), key in zip(blocks, keys, strict=True)
+      for (start, end), bias_bhts, key in zip(blocks, biases, keys, strict=True)
     ]
     return jnp.swapaxes(jnp.concatenate(mixed, axis=2), 1, 2)
 
@@ -91,15 +131,18 @@ def attend(
   v_bhse: jax.Array,
   *,
   mask_bts: jax.Array,
+  bias_bhts: jax.Array | None,
   rate: float,
   dropout_key: jax.Array | None,
 ) -> jax.Array:
-  """softmax(q kᵀ / √e, where mask) v → o_bhte.
+  """softmax(q kᵀ / √e + bias, where mask) v → o_bhte.
 
   A query sees itself, so no row of the softmax is empty.
   """
   logits_bhts = jnp.einsum("bhte,bhse->bhts", q_bhte, k_bhse)
   logits_bhts = logits_bhts.astype(jnp.float32) * q_bhte.shape[-1] ** -0.5
+  if bias_bhts is not None:
+    logits_bhts = logits_bhts + bias_bhts
   logits_bhts = jnp.where(mask_bts[:, None], logits_bhts, -jnp.inf)
   weights_bhts = jax.nn.softmax(logits_bhts, axis=-1).astype(v_bhse.dtype)
   weights_bhts = dropout.dropout(weights_bhts, rate, key=dropout_key)
@@ -122,9 +165,11 @@ class Fused(nnx.Module):
     v_bshe: jax.Array,
     *,
     segment_bt: Array,
+    bucket_bts: jax.Array | None = None,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
-    """As `Full`; the key is not used."""
+    """As `Full`, without a bias; the key is not used."""
+    assert bucket_bts is None
     del dropout_key
 
     def attend(q_bthe, k_bshe, v_bshe, segment_bt):
@@ -164,11 +209,14 @@ def fused_kernel(q_bthe: jax.Array) -> Literal["cudnn", "xla"]:
   return "cudnn" if able else "xla"
 
 
-def make_attention(
-  config: FullAttention | FusedAttention, *, dropout: float
-) -> nnx.Module:
-  match config:
+def make_attention(config: ModelConfig) -> Full | Fused:
+  match config.relative_time:
+    case NoRelativeTime():
+      time_bias = None
+    case LogBucketBias(buckets=buckets):
+      time_bias = TimeBias(config.heads, buckets)
+  match config.attention:
     case FullAttention():
-      return Full(dropout=dropout)
+      return Full(dropout=config.dropout, time_bias=time_bias)
     case FusedAttention():
       return Fused()

@@ -53,6 +53,7 @@ def mix(
   *,
   heads: int,
   segment_bt: Array,
+  bucket_bts: jax.Array | None,
   dropout_key: jax.Array | None,
 ) -> jax.Array:
   """Queries, keys and values, each x_nd, attended to and flat again."""
@@ -65,6 +66,7 @@ def mix(
       for x_nd in projections_nd
     ),
     segment_bt=segment_bt,
+    bucket_bts=bucket_bts,
     dropout_key=dropout_key,
   )
   return mixed_bthe.reshape((n, d), out_sharding=mesh.spec("tokens", None))
@@ -78,6 +80,24 @@ def matmul(
   if bias_f is None:
     return y_nf
   return y_nf + bias_f[...][None].astype(x_nd.dtype)
+
+
+def retrieval(d: int, *, rngs: nnx.Rngs) -> tuple[nnx.Param, nnx.Param]:
+  """Projections of an attention that finds what is alike and brings it along.
+
+  Keys start as the queries, and the output as the values' transpose: a token
+  attends to tokens like it and adds what they hold, by and large unchanged.
+  Queries and keys drawn apart, or values and output, have to find each other
+  first. After the structure that Trockman and Kolter ("Mimetic Initialization
+  of Self-Attention Layers", 2023) saw in trained transformers; they have the
+  values negative.
+
+  Returns:
+    [d, 4 · d], side by side for queries, keys, values and gate; [d, d].
+  """
+  query_dd, value_dd, gate_dd = (linear(d, d, rngs=rngs)[...] for _ in range(3))
+  inward_df = jnp.concatenate([query_dd, query_dd, value_dd, gate_dd], axis=1)
+  return nnx.Param(inward_df), nnx.Param(value_dd.T)
 
 
 def feed_forward_width(block: GatedBlock, width: int) -> int:
@@ -98,10 +118,9 @@ class Gated(nnx.Module):
     f = feed_forward_width(block, d)
     self.heads = config.heads
     self.dropout = config.dropout
-    self.attention = make_attention(config.attention, dropout=config.dropout)
+    self.attention = make_attention(config)
     self.norm_attention = RMSNorm(d)
-    self.qkv_gate_df = linear(d, 4 * d, rngs=rngs)
-    self.out_dd = linear(d, d, rngs=rngs)
+    self.qkv_gate_df, self.out_dd = retrieval(d, rngs=rngs)
     self.norm_feed_forward = RMSNorm(d)
     self.up_df = linear(d, f, rngs=rngs, axes=(None, "feed_forward"))
     self.gate_df = linear(d, f, rngs=rngs, axes=(None, "feed_forward"))
@@ -113,6 +132,7 @@ class Gated(nnx.Module):
     x_nd: jax.Array,
     *,
     segment_bt: Array,
+    bucket_bts: jax.Array | None,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
     keys = dropout.split(dropout_key, 3)
@@ -124,6 +144,7 @@ class Gated(nnx.Module):
         qkv,
         heads=self.heads,
         segment_bt=segment_bt,
+        bucket_bts=bucket_bts,
         dropout_key=keys[0],
       )
       out_nd = matmul(mixed_nd, self.out_dd)
@@ -155,7 +176,7 @@ class Sasrec(nnx.Module):
     d = config.width
     self.heads = config.heads
     self.dropout = config.dropout
-    self.attention = make_attention(config.attention, dropout=config.dropout)
+    self.attention = make_attention(config)
     self.norm_attention = LayerNorm(d)
     self.query_dd = linear(d, d, rngs=rngs)
     self.query_d = nnx.Param(jnp.zeros(d))
@@ -174,6 +195,7 @@ class Sasrec(nnx.Module):
     x_nd: jax.Array,
     *,
     segment_bt: Array,
+    bucket_bts: jax.Array | None,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
     keys = dropout.split(dropout_key, 3)
@@ -187,6 +209,7 @@ class Sasrec(nnx.Module):
         [q_nd, k_nd, v_nd],
         heads=self.heads,
         segment_bt=segment_bt,
+        bucket_bts=bucket_bts,
         dropout_key=keys[0],
       )
       x_nd = norm_nd + matmul(mixed_nd, self.out_dd, self.out_d)

@@ -7,18 +7,32 @@ so that no position sees its own outcome.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from fmjax import mesh
-from fmjax.config import AllFeatures, CalendarTime, ItemOnly, ModelConfig
+from fmjax.config import (
+  AllFeatures,
+  CalendarTime,
+  ItemOnly,
+  LogGap,
+  ModelConfig,
+  NoGap,
+  NoTime,
+  PostActionOnly,
+)
 from fmjax.data.batch import Array, Batch
+from fmjax.data.encode import FIRST_VALUE
 from fmjax.data.schema import DataSpec, Encoded, Kind, When
 from fmjax.model import time
 
 FIELD_WIDTH = 16  # of a categorical or a bag, before the projection
 
 _INIT_SCALE = 0.02
-_DATE_TERMS = 4  # Fourier terms of a timestamp field's date
+# Where the buckets of a log-scaled number begin, in standard deviations from
+# its mean: 16 buckets in [-3, 3], the outer two open.
+_LOG_EDGES = np.linspace(-3, 3, 17, dtype=np.float32)[1:-1]
+_LOG_BUCKETS = len(_LOG_EDGES) + 1
 
 
 def normal(
@@ -53,11 +67,14 @@ def lookup(table_id: jax.Array, codes: jax.Array) -> jax.Array:
 
 
 class FieldEmbedder(nnx.Module):
-  """Fields side by side: categoricals and bags looked up, numbers as they are.
+  """Fields side by side, each by its declared kind.
 
-  A bag is the mean of its values' rows, weighted by counts where it has them.
-  A missing categorical, an empty bag and a missing number are zeros; a number
-  comes with an indicator that it is there.
+  Categoricals are looked up; a bag is the mean of its values' rows, weighted by
+  counts where it has them. Values that training never saw are left out: their
+  rows hold noise. A number is itself and, if its logarithm was taken, its
+  bucket, too; a timestamp is Fourier terms of its date; a vector is itself.
+  What is missing is zeros; numbers, timestamps and vectors come with an
+  indicator that they are there.
   """
 
   def __init__(self, fields: tuple[Encoded, ...], *, rngs: nnx.Rngs):
@@ -87,9 +104,9 @@ class FieldEmbedder(nnx.Module):
     match field.feature.kind:
       case Kind.CATEGORICAL:
         row_nd = lookup(self.tables[name][...], value)
-        return row_nd * (value > 0)[:, None].astype(row_nd.dtype)
+        return row_nd * (value >= FIRST_VALUE)[:, None].astype(row_nd.dtype)
       case Kind.BAG:
-        weight_nw = (value > 0).astype(jnp.float32)
+        weight_nw = (value >= FIRST_VALUE).astype(jnp.float32)
         if f"{name}_count" in values:
           weight_nw = weight_nw * values[f"{name}_count"]
         row_nwd = lookup(self.tables[name][...], value)
@@ -97,17 +114,27 @@ class FieldEmbedder(nnx.Module):
         return total_nd / jnp.maximum(weight_nw.sum(-1), 1.0)[:, None]
       case Kind.NUMERIC:
         known_n = ~jnp.isnan(value)
-        return jnp.stack(
-          [jnp.where(known_n, value, 0.0), known_n.astype(jnp.float32)], -1
-        )
+        terms_nd = jnp.where(known_n, value, 0.0)[:, None]
+        if field.feature.log:
+          terms_nd = jnp.concatenate([terms_nd, _log_terms(value)], axis=-1)
       case Kind.TIMESTAMP:
-        known_n = (value > 0).astype(jnp.float32)
-        terms_nd = time.slow_terms(value, terms=_DATE_TERMS)
-        return jnp.concatenate(
-          [terms_nd * known_n[:, None], known_n[:, None]], axis=-1
-        )
+        known_n = value != 0
+        terms_nd = time.date_terms(value)
       case Kind.VECTOR:
-        return value
+        # A vector of zeros says nothing: it stands for a missing one.
+        known_n = jnp.any(value != 0, axis=-1)
+        terms_nd = value
+    known_nd = known_n.astype(jnp.float32)[:, None]
+    return jnp.concatenate([terms_nd * known_nd, known_nd], axis=-1)
+
+
+def _log_terms(value_n: jax.Array) -> jax.Array:
+  """One-hot of the buckets of standardized logarithms."""
+  bucket_n = sum(
+    ((value_n >= edge).astype(jnp.int32) for edge in _LOG_EDGES),
+    start=jnp.zeros((), jnp.int32),
+  )
+  return jax.nn.one_hot(bucket_n, _LOG_BUCKETS, dtype=jnp.float32)
 
 
 def field_width(field: Encoded) -> int:
@@ -116,11 +143,11 @@ def field_width(field: Encoded) -> int:
     case Kind.CATEGORICAL | Kind.BAG:
       return FIELD_WIDTH
     case Kind.NUMERIC:
-      return 2
+      return 1 + _LOG_BUCKETS * field.feature.log + 1
     case Kind.TIMESTAMP:
-      return 2 * _DATE_TERMS + 1
+      return time.DATE_WIDTH + 1
     case Kind.VECTOR:
-      return field.size
+      return field.size + 1
 
 
 def flatten(values_bt: Array) -> jax.Array:
@@ -137,6 +164,65 @@ def _flatten_all(values: dict[str, Array]) -> dict[str, jax.Array]:
   return {name: flatten(value) for name, value in values.items()}
 
 
+def event_fields(
+  config: ModelConfig, spec: DataSpec
+) -> tuple[tuple[Encoded, ...], tuple[Encoded, ...]]:
+  """Embedded request-time features of t, and post-action ones of t-1."""
+  request, post_action = (spec.known_at(when) for when in When)
+  match config.features:
+    case AllFeatures():
+      return request, post_action
+    case PostActionOnly():
+      return (), post_action
+    case ItemOnly():
+      return (), ()
+
+
+class Clock(nnx.Module):
+  """What a token's request time says, by the configured terms."""
+
+  def __init__(self, config: ModelConfig, spec: DataSpec):
+    match config.time:
+      case CalendarTime(slow_terms=terms) as choice:
+        time.require_times(spec, f"model.time={choice}", remedy="NoTime()")
+        self.slow_terms = terms
+      case NoTime():
+        self.slow_terms = None
+    match config.gap:
+      case LogGap(buckets=buckets) as choice:
+        time.require_times(spec, f"model.gap={choice}", remedy="NoGap()")
+        self.gap_buckets = buckets
+      case NoGap():
+        self.gap_buckets = None
+    self.width = clock_width(config)
+
+  def __call__(self, batch: Batch) -> list[jax.Array]:
+    """Terms of n tokens, [n, width] in all."""
+    time_n, parts = flatten(batch.time_bt), []
+    if self.slow_terms is not None:
+      parts.append(time.calendar_terms(time_n, slow=self.slow_terms))
+    if self.gap_buckets is not None:
+      parts.append(
+        time.gap_terms(
+          time_n,
+          flatten(batch.previous["time"]),
+          is_start_n=flatten(batch.index_bt) == 0,
+          buckets=self.gap_buckets,
+        )
+      )
+    return parts
+
+
+def clock_width(config: ModelConfig) -> int:
+  """Width of a `Clock`'s terms."""
+  width = 0
+  if isinstance(config.time, CalendarTime):
+    width += time.calendar_width(config.time.slow_terms)
+  if isinstance(config.gap, LogGap):
+    width += config.gap.buckets + 1
+  return width
+
+
 class EventEmbedder(nnx.Module):
   """Position t = W · [request features of t ; post-action features of t-1].
 
@@ -147,19 +233,11 @@ class EventEmbedder(nnx.Module):
   def __init__(
     self, config: ModelConfig, spec: DataSpec, *, window: int, rngs: nnx.Rngs
   ):
-    match config.features:
-      case AllFeatures():
-        request, previous = (spec.known_at(when) for when in When)
-      case ItemOnly():
-        request, previous = (), ()
-    self.calendar_terms = (
-      config.time.slow_terms if isinstance(config.time, CalendarTime) else None
-    )
+    request, previous = event_fields(config, spec)
+    self.clock = Clock(config, spec)
     self.request = FieldEmbedder(request, rngs=rngs)
     self.previous = FieldEmbedder(previous, rngs=rngs)
-    request_width = self.request.width
-    if self.calendar_terms is not None:
-      request_width += time.calendar_width(self.calendar_terms)
+    request_width = self.request.width + self.clock.width
     self.has_request = request_width > 0
     self.has_previous = self.previous.width > 0
     if self.has_request:
@@ -190,13 +268,9 @@ class EventEmbedder(nnx.Module):
     is_start_n = flatten(batch.index_bt) == 0
     x_nd = jnp.where(is_start_n[:, None], self.start_d[...][None], x_nd)
     if self.has_request:
-      parts = []
+      parts = self.clock(batch)
       if self.request.fields:
-        parts.append(self.request(_flatten_all(batch.request)))
-      if self.calendar_terms is not None:
-        parts.append(
-          time.calendar_terms(flatten(batch.time_bt), slow=self.calendar_terms)
-        )
+        parts = [self.request(_flatten_all(batch.request)), *parts]
       fields_nm = jnp.concatenate(parts, axis=-1)
       x_nd = x_nd + jnp.einsum("nm,md->nd", fields_nm, self.request_md[...])
     return x_nd + lookup(self.position_td[...], flatten(batch.position_bt))

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fmjax.config import (
+  LogBucketBias,
   ModelConfig,
+  NoRelativeTime,
   NoRemat,
   RematBlocks,
   RematElementwise,
@@ -16,10 +18,10 @@ from fmjax.config import (
 from fmjax.data.batch import Batch
 from fmjax.data.catalog import Catalog
 from fmjax.data.schema import DataSpec
-from fmjax.model import dropout
+from fmjax.model import dropout, time
 from fmjax.model.block import make_block, make_final_norm
 from fmjax.model.features import EventEmbedder, flatten
-from fmjax.model.heads import ItemHead
+from fmjax.model.heads import Head
 from fmjax.model.items import ItemTable
 
 # Blocks in one iteration of the scan: two are compiled as one program, without
@@ -58,10 +60,13 @@ class Recommender(nnx.Module):
     Args:
       config: the model's choices.
       spec: what the data holds.
-      catalog: the items; their metadata and which of them were trained on
-        become part of the model.
+      catalog: the items; their metadata, which of them were trained on, and
+        what they look like on each day become part of the model.
       window: most positions of a window, T.
       rngs: needs the stream "params". A mesh must be in scope.
+
+    Raises:
+      ConfigError: the data lack what the configuration reads.
     """
     self.dropout = config.dropout
     self.dtype = jnp.dtype(config.dtype)
@@ -70,9 +75,17 @@ class Recommender(nnx.Module):
       config.width**0.5 if isinstance(config.block, SasrecBlock) else 1.0
     )
     self.items = ItemTable(
-      config.mixer, spec, catalog, width=config.width, rngs=rngs
+      config.items, spec, catalog, width=config.width, rngs=rngs
     )
     self.events = EventEmbedder(config, spec, window=window, rngs=rngs)
+    match config.relative_time:
+      case LogBucketBias(buckets=buckets) as choice:
+        time.require_times(
+          spec, f"model.relative_time={choice}", remedy="NoRelativeTime()"
+        )
+        self.time_buckets = buckets
+      case NoRelativeTime():
+        self.time_buckets = None
     self.blocks = nnx.vmap(
       lambda rngs: make_block(config, rngs=rngs),
       in_axes=0,
@@ -95,12 +108,18 @@ class Recommender(nnx.Module):
     """
     keys = dropout.split(dropout_key, 2)
     with jax.named_scope("embed"):
-      item_n = flatten(batch.previous["item"])
-      item_nd = self.items.embed(item_n) * self.input_scale
+      item_nd = self.items.embed(
+        flatten(batch.previous["item"]), flatten(batch.previous["time"])
+      )
+      item_nd = item_nd * self.input_scale
       x_nd = self.events(batch, item_nd)
       x_nd = dropout.dropout(x_nd, self.dropout, key=keys[0])
       x_nd = x_nd.astype(self.dtype)
 
+    bucket_bts = None
+    if self.time_buckets is not None:
+      # Once for all layers.
+      bucket_bts = time.relative_buckets(batch, buckets=self.time_buckets)
     block, params = nnx.split(self.blocks)
     layers = jax.tree.leaves(params)[0].shape[0]
     layer_keys = None if keys[1] is None else jax.random.split(keys[1], layers)
@@ -108,7 +127,10 @@ class Recommender(nnx.Module):
     def layer(x_nd, scanned):
       params, key = scanned
       x_nd = nnx.merge(block, params)(
-        x_nd, segment_bt=batch.segment_bt, dropout_key=key
+        x_nd,
+        segment_bt=batch.segment_bt,
+        bucket_bts=bucket_bts,
+        dropout_key=key,
       )
       return x_nd, None
 
@@ -121,15 +143,15 @@ class Recommender(nnx.Module):
       )
     return self.final_norm(x_nd).astype(jnp.float32)
 
-  def item_head(self, candidates_c: jax.Array | None = None) -> ItemHead:
+  def item_head(self, candidates_c: jax.Array | None = None) -> Head:
     """The head over some candidates, or over the whole catalog."""
-    if candidates_c is None:
-      item_vd = self.items.embed_all()
-      return ItemHead(item_dv=item_vd.T, mask_v=self.items.mask())
-    return ItemHead(
-      item_dv=self.items.embed(candidates_c, axis=None).T,
-      mask_v=self.items.mask()[candidates_c],
-    )
+    return self.items.head(candidates_c)
+
+  def drop_ids(self, key: jax.Array) -> "Recommender":
+    """The model of one training step, in which some items lack their id."""
+    model = nnx.clone(self)
+    model.items = self.items.drop_ids(key)
+    return model
 
   def score(
     self,

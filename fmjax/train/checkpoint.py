@@ -4,6 +4,7 @@
 the step that validation chose, to evaluate and serve.
 """
 
+import functools
 import pathlib
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from fmjax.config import (
   identity,
   to_dict,
 )
+from fmjax.model.items import ByDay
 from fmjax.model.recommender import Recommender
 from fmjax.train.state import TrainState
 
@@ -133,13 +135,23 @@ def _manager(directory: pathlib.Path) -> ocp.CheckpointManager:
   )
 
 
+def _flatten(tree: Tree) -> tuple[list[tuple[str, Any]], Any]:
+  """Leaves by their path: a layout that no library's classes are part of.
+
+  Tables by day are whole leaves: `_leaves` leaves them out, since they are part
+  of every model that is built on the data.
+  """
+  flat, structure = jax.tree_util.tree_flatten_with_path(
+    tree, is_leaf=lambda node: isinstance(node, ByDay)
+  )
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator=".")
+  return [(name(path), leaf) for path, leaf in flat], structure
+
+
 def _leaves(tree: Tree) -> dict[str, jax.Array]:
-  """Leaves by their path: a layout that no library's classes are part of."""
-  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="."): leaf
-    for path, leaf in flat
-  }
+  """What is saved."""
+  named, _ = _flatten(tree)
+  return {name: leaf for name, leaf in named if not isinstance(leaf, ByDay)}
 
 
 def _abstract(tree: Tree) -> dict[str, jax.ShapeDtypeStruct]:
@@ -150,5 +162,7 @@ def _abstract(tree: Tree) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _rebuild(like: Tree, leaves: dict[str, jax.Array]) -> Tree:
-  structure = jax.tree.structure(like)
-  return jax.tree.unflatten(structure, [leaves[n] for n in _leaves(like)])
+  named, structure = _flatten(like)
+  return jax.tree.unflatten(
+    structure, [leaves.get(name, leaf) for name, leaf in named]
+  )

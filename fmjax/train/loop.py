@@ -160,6 +160,8 @@ class _Loop:
       stride=data.stride,
       rows=data.rows,
       seed=run.seed,
+      recency=data.recency,
+      steps=run.steps,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )

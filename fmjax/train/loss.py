@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from fmjax import mesh
 from fmjax.data.batch import Array
 from fmjax.model.features import flatten
-from fmjax.model.heads import ItemHead
+from fmjax.model.heads import Head
 
 
 def full_softmax(
   states_nd: jax.Array,
-  head: ItemHead,
+  head: Head,
   *,
   target_logit_n: jax.Array,
   weight_bt: Array,
@@ -42,7 +42,7 @@ def full_softmax(
 
 def log_normalizers(
   states_nd: jax.Array,
-  head: ItemHead,
+  head: Head,
   *,
   weight_bt: Array,
   at_day_bt: Array,
@@ -94,32 +94,32 @@ def log_normalizers(
     )
     return split(states_btd), split(weight_bt), split(at_day_bt)
 
-  def of_chunk(states_nd, floats, weight_n, at_day_n):
-    logits_nv = _merge(head, floats).logits(states_nd, at_day_n)
+  def of_chunk(states_nd, trained, weight_n, at_day_n):
+    logits_nv = head.replace(trained).logits(states_nd, at_day_n)
     return jnp.sum(jax.nn.logsumexp(logits_nv, axis=-1) * weight_n)
 
   @jax.custom_vjp
-  def total(states_nd, floats):
+  def total(states_nd, trained):
     def add(total, scanned):
       states_nd, weight_n, at_day_n = scanned
-      return total + of_chunk(states_nd, floats, weight_n, at_day_n), None
+      return total + of_chunk(states_nd, trained, weight_n, at_day_n), None
 
     zero = jnp.zeros((), jnp.float32)
     return jax.lax.scan(add, zero, chunked(states_nd))[0]
 
-  def forward(states_nd, floats):
+  def forward(states_nd, trained):
     def add(sums, scanned):
       states_nd, weight_n, at_day_n = scanned
-      value, (d_states_nd, d_floats) = jax.value_and_grad(
+      value, (d_states_nd, d_trained) = jax.value_and_grad(
         of_chunk, argnums=(0, 1)
-      )(states_nd, floats, weight_n, at_day_n)
-      return jax.tree.map(jnp.add, sums, (value, d_floats)), d_states_nd
+      )(states_nd, trained, weight_n, at_day_n)
+      return jax.tree.map(jnp.add, sums, (value, d_trained)), d_states_nd
 
-    zeros = jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, floats)
-    (value, d_floats), d_states_pnd = jax.lax.scan(
+    zeros = jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, trained)
+    (value, d_trained), d_states_pnd = jax.lax.scan(
       add, zeros, chunked(states_nd)
     )
-    return value, (join(d_states_pnd), d_floats)
+    return value, (join(d_states_pnd), d_trained)
 
   def backward(gradients, cotangent):
     return jax.tree.map(
@@ -129,12 +129,12 @@ def log_normalizers(
   total.defvjp(forward, backward)
   with jax.named_scope("loss"):
     states_nd = jax.sharding.reshard(states_nd, mesh.spec("tokens", None))
-    return total(states_nd, _floats(head))
+    return total(states_nd, head.trained)
 
 
 def sampled_softmax(
   states_nd: jax.Array,
-  head: ItemHead,
+  head: Head,
   *,
   negative_q: jax.Array,
   log_count: float,
@@ -196,24 +196,6 @@ def binary_cross_entropy(
     against_nq = jnp.where(other_nq, jax.nn.softplus(negative_logit_nq), 0.0)
     loss_n = jax.nn.softplus(-target_logit_n) + jnp.sum(against_nq, axis=-1)
     return jnp.sum(loss_n * weight_n)
-
-
-def _floats(head: ItemHead) -> list[jax.Array]:
-  """The leaves that have gradients."""
-  return [leaf for leaf in jax.tree.leaves(head) if _is_float(leaf)]
-
-
-def _merge(head: ItemHead, floats: list[jax.Array]) -> ItemHead:
-  """`head` with these in their place."""
-  leaves, structure = jax.tree.flatten(head)
-  given = iter(floats)
-  return jax.tree.unflatten(
-    structure, [next(given) if _is_float(leaf) else leaf for leaf in leaves]
-  )
-
-
-def _is_float(leaf: jax.Array) -> bool:
-  return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def _divisor(number: int, *, at_least: float) -> int:

@@ -40,9 +40,12 @@ def make_optimizer(
 
 
 def _is_decayed(params: Any) -> Any:
-  # Blocks are stacked: their leading axis is the layer, not a matrix axis.
+  # Blocks are stacked: their leading axis is the layer, not a matrix axis. The
+  # bias of attention by time is a table.
   def decayed(path, leaf):
-    stacked = any(getattr(key, "key", None) == "blocks" for key in path)
-    return leaf.ndim - stacked >= _DECAYED_RANK
+    names = [str(getattr(key, "key", "")) for key in path]
+    if any(name.startswith("bias") for name in names):
+      return False
+    return leaf.ndim - ("blocks" in names) >= _DECAYED_RANK
 
   return jax.tree_util.tree_map_with_path(decayed, params)

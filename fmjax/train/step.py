@@ -36,12 +36,13 @@ def loss(
   """(total, weight) of a batch: nats summed over targets, sum of weights.
 
   Args:
-    model: its dropout is on.
+    model: its dropout is on, and that of ids.
     batch: rows of windows.
     objective: which loss.
-    key: of dropout and of sampled negatives.
+    key: of dropout, of sampled negatives and of items without their id.
   """
-  dropout_key, sample_key = jax.random.split(key)
+  dropout_key, sample_key, id_key = jax.random.split(key, 3)
+  model = model.drop_ids(id_key)
   states_nd = model.encode(batch, dropout_key=dropout_key)
   states_nd = states_nd.astype(model.dtype)
   items = model.items
@@ -51,7 +52,7 @@ def loss(
   weight = jnp.sum(batch.weight_bt)
 
   def logits(item_nd: jax.Array) -> jax.Array:
-    return pair_logits(states_nd, item_nd.astype(model.dtype), at_day_n)
+    return pair_logits(states_nd, item_nd.astype(model.dtype))
 
   match objective:
     case FullSoftmax(chunk=chunk):
@@ -59,7 +60,7 @@ def loss(
       total = full_softmax(
         states_nd,
         head,
-        target_logit_n=logits(head.embed(target_n)),
+        target_logit_n=logits(head.embed(target_n, at_day_n)),
         weight_bt=batch.weight_bt,
         at_day_bt=at_day_bt,
         chunk=chunk,
@@ -71,7 +72,7 @@ def loss(
         model.item_head(negative_q),
         negative_q=negative_q,
         log_count=math.log(q / items.count),
-        target_logit_n=logits(items.embed(target_n)),
+        target_logit_n=logits(items.embed_candidates(target_n, at_day_n)),
         target_n=target_n,
         weight_n=weight_n,
         at_day_n=at_day_n,
@@ -81,9 +82,11 @@ def loss(
         items.sample(key, target_n.shape[0])
         for key in jax.random.split(sample_key, q)
       ]
-      negative_logits = [logits(items.embed(drawn_n)) for drawn_n in draws]
+      negative_logits = [
+        logits(items.embed_candidates(drawn_n, at_day_n)) for drawn_n in draws
+      ]
       total = binary_cross_entropy(
-        target_logit_n=logits(items.embed(target_n)),
+        target_logit_n=logits(items.embed_candidates(target_n, at_day_n)),
         negative_logit_nq=jnp.stack(negative_logits, axis=-1),
         target_n=target_n,
         negative_nq=jnp.stack(draws, axis=-1),
@@ -104,11 +107,13 @@ def make_step(
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     definition, params, content = nnx.split(state.model, nnx.Param, ...)
     key = jax.random.fold_in(jax.random.key(seed), state.step)
+    targets = jnp.sum(batch.weight_bt > 0)
 
     def mean_loss(params):
       model = nnx.merge(definition, params, content)
       total, weight = loss(model, batch, objective=objective, key=key)
-      return total / jnp.where(weight > 0, weight, 1.0), (total, weight)
+      # Not by their weight: in a batch of old targets each counts less.
+      return total / jnp.maximum(targets, 1), (total, weight)
 
     (_, (total, weight)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
       params
@@ -119,7 +124,7 @@ def make_step(
     metrics = {
       "loss_total": total,
       "weight": weight,
-      "targets": jnp.sum(batch.weight_bt > 0),
+      "targets": targets,
       "grad_norm": optax.tree.norm(grads),
     }
     model = nnx.merge(definition, params, content)

@@ -2,27 +2,29 @@
 
 import functools
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
+from item_world import moved
 
 from fmjax import mesh
 from fmjax.config import (
   FullAttention,
   FusedAttention,
   GatedBlock,
+  LogBucketBias,
+  LogGap,
   ModelConfig,
+  NoRelativeTime,
   SasrecBlock,
 )
 from fmjax.data.batch import Batch
-from fmjax.data.catalog import Catalog
+from fmjax.data.catalog import Catalog, Daily
 from fmjax.data.schema import DataSpec, Encoded, Feature, Kind, When
 from fmjax.model.recommender import Recommender
 
 ITEMS, ROWS, WINDOW = 40, 2, 8
 BLOCKS = (GatedBlock(), SasrecBlock())
-ATTENTIONS = (FullAttention(), FusedAttention())
 
 
 @pytest.fixture(autouse=True)
@@ -31,17 +33,19 @@ def single_device_mesh():
     yield
 
 
-def encoded(name, kind, when=When.POST_ACTION, **sizes):
-  return Encoded(feature=Feature(name=name, kind=kind, when=when), **sizes)
+def encoded(name, kind, when=When.POST_ACTION, *, log=False, **sizes):
+  feature = Feature(name=name, kind=kind, when=when, log=log)
+  return Encoded(feature=feature, **sizes)
 
 
-@pytest.fixture
-def spec() -> DataSpec:
+def make_spec() -> DataSpec:
   return DataSpec(
     items=ITEMS,
     features=(
       encoded("action", Kind.BAG, size=5, values=3),
       encoded("rating", Kind.NUMERIC),
+      encoded("watched_ms", Kind.NUMERIC, log=True),
+      encoded("mood", Kind.VECTOR, size=3),
       encoded("seen_at", Kind.TIMESTAMP),
       encoded("device", Kind.CATEGORICAL, When.REQUEST, size=7),
       encoded("interests", Kind.BAG, When.REQUEST, size=6, values=2),
@@ -52,14 +56,13 @@ def spec() -> DataSpec:
     metadata=(
       encoded("genre", Kind.BAG, size=9, values=4),
       encoded("year", Kind.CATEGORICAL, size=12),
-      encoded("minutes", Kind.NUMERIC),
+      encoded("minutes", Kind.NUMERIC, log=True),
       encoded("text", Kind.VECTOR, size=6),
     ),
   )
 
 
-@pytest.fixture
-def catalog(spec) -> Catalog:
+def make_catalog(spec: DataSpec) -> Catalog:
   rng = np.random.default_rng(0)
   v = spec.items
   untrained = np.arange(v) % 7 == 0
@@ -76,7 +79,26 @@ def catalog(spec) -> Catalog:
       "minutes": rng.normal(size=v).astype(np.float32),
       "text": rng.normal(size=(v, 6)).astype(np.float32),
     },
+    daily=Daily(
+      day=np.array([0], np.int32),
+      item=np.array([1], np.int32),
+      events=np.array([1], np.int32),
+    ),
   )
+
+
+SPEC = make_spec()
+CATALOG = make_catalog(SPEC)
+
+
+@pytest.fixture
+def spec() -> DataSpec:
+  return SPEC
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+  return CATALOG
 
 
 def features(rng, specs, shape):
@@ -119,17 +141,24 @@ def make_batch(spec, *, rows=ROWS, window=WINDOW, seed=0) -> Batch:
   }
   previous_item_bt = np.zeros_like(item_bt)
   previous_item_bt[:, 1:] = item_bt[:, :-1]
+  time_bt = np.sort(rng.integers(13e8, 14e8, shape), axis=1).astype(np.int32)
+  previous_time_bt = np.zeros_like(time_bt)
+  previous_time_bt[:, 1:] = time_bt[:, :-1]
   request = features(rng, spec.known_at(When.REQUEST), shape)
   return Batch(
     item_bt=item_bt,
     weight_bt=np.ones(shape, np.float32),
     segment_bt=np.ones(shape, np.int32),
     position_bt=position_bt,
-    time_bt=np.sort(rng.integers(13e8, 14e8, shape), axis=1).astype(np.int32),
+    time_bt=time_bt,
     user_bt=np.tile(np.arange(rows, dtype=np.int32)[:, None], (1, window)),
     index_bt=position_bt,
     request={k: v for k, v in request.items() if not k.endswith("_count")},
-    previous={"item": previous_item_bt, **previous},
+    previous={
+      "item": previous_item_bt,
+      "time": previous_time_bt,
+      **previous,
+    },
   )
 
 
@@ -148,38 +177,47 @@ def block(request):
   return request.param
 
 
-@pytest.fixture(params=ATTENTIONS, ids=lambda a: type(a).__name__)
-def attention(request):
-  return request.param
-
-
-@pytest.fixture
-def config(block, attention) -> ModelConfig:
+# Every block and every attention; a model is slow to compile.
+@pytest.fixture(
+  params=[
+    (GatedBlock(), FullAttention(), LogBucketBias()),
+    (GatedBlock(), FusedAttention(), NoRelativeTime()),
+    (SasrecBlock(), FullAttention(), LogBucketBias()),
+  ],
+  ids=lambda parts: "-".join(type(part).__name__ for part in parts[:2]),
+)
+def config(request) -> ModelConfig:
+  block, attention, relative_time = request.param
   return ModelConfig(
-    width=16, layers=2, heads=2, block=block, attention=attention
+    width=16,
+    layers=2,
+    heads=2,
+    block=block,
+    attention=attention,
+    relative_time=relative_time,
+    gap=LogGap(),
   )
 
 
-def trained(model: Recommender, *, seed=1) -> Recommender:
-  """Parameters as far from their initial values as training would take them.
+@functools.cache
+def fresh(config: ModelConfig) -> Recommender:
+  return Recommender(
+    config, SPEC, CATALOG, window=WINDOW, rngs=nnx.Rngs(params=0)
+  )
 
-  At initialization gates are half open and biases are 0, which hides mistakes.
-  """
-  definition, params, content = nnx.split(model, nnx.Param, ...)
-  leaves, structure = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  moved = [
-    leaf
-    + 0.3
-    * jax.random.normal(key, leaf.shape, leaf.dtype, out_sharding=leaf.sharding)
-    for leaf, key in zip(leaves, keys, strict=True)
-  ]
-  return nnx.merge(definition, jax.tree.unflatten(structure, moved), content)
+
+@functools.cache
+def trained(config: ModelConfig) -> Recommender:
+  """At initialization gates are half open and biases 0: mistakes hide."""
+  return moved(fresh(config))
 
 
 @pytest.fixture
-def model(config, spec, catalog) -> Recommender:
-  fresh = Recommender(
-    config, spec, catalog, window=WINDOW, rngs=nnx.Rngs(params=0)
-  )
-  return trained(fresh)
+def build():
+  """Makes a fresh model; equal ones are made once."""
+  return lambda config: nnx.clone(fresh(config))
+
+
+@pytest.fixture
+def model(config) -> Recommender:
+  return nnx.clone(trained(config))

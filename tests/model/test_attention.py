@@ -6,16 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from fmjax import mesh
 from fmjax.model import attention as attention_lib
-from fmjax.model.attention import Full, Fused, fused_kernel, query_blocks
+from fmjax.model.attention import (
+  Full,
+  Fused,
+  TimeBias,
+  fused_kernel,
+  query_blocks,
+)
 
 
-def dense(q_bthe, k_bshe, v_bshe, *, segment_bt):
+def dense(q_bthe, k_bshe, v_bshe, *, segment_bt, bias_bhts=0.0):
   """The plain twin: every pair of positions, then a mask."""
   t, e = q_bthe.shape[1], q_bthe.shape[3]
   logits_bhts = jnp.einsum("bthe,bshe->bhts", q_bthe, k_bshe) / np.sqrt(e)
+  logits_bhts = logits_bhts + bias_bhts
   same_bts = segment_bt[:, :, None] == segment_bt[:, None, :]
   seen_bts = same_bts & np.tril(np.ones((t, t), bool))[None]
   logits_bhts = jnp.where(seen_bts[:, None], logits_bhts, -jnp.inf)
@@ -104,6 +112,96 @@ def test_dropped_weights_are_unbiased_and_drawn_by_key():
   error = np.asarray(drawn.mean(0) - want)
   scale = np.asarray(drawn.std(0)) / 20 + 1e-6
   assert np.abs(error / scale).mean() < 1.2  # of a normal: .8
+
+
+# ---- a bias of time ----------------------------------------------------------
+
+
+def biased(heads=2, buckets=7, seed=2):
+  bias = TimeBias(heads, buckets)
+  drawn_hi = np.random.default_rng(seed).normal(size=(heads, buckets))
+  bias.bias_hi[...] = jnp.asarray(drawn_hi, jnp.float32)
+  return Full(dropout=0.5, time_bias=bias)
+
+
+def any_buckets(rows, window, buckets=7):
+  drawn = np.random.default_rng(3).integers(0, buckets, (rows, window, window))
+  return jnp.asarray(drawn, jnp.uint8)
+
+
+@pytest.mark.parametrize("window", [1, 8, 65, 130])
+def test_biases_are_added_by_bucket_and_head_with_their_gradient(window):
+  arrays, segment_bt = inputs(window)
+  bucket_bts = any_buckets(3, window)
+  definition, table = nnx.split(biased())
+  weights = jnp.asarray(np.random.default_rng(1).normal(size=arrays[0].shape))
+
+  def blocks(arrays, table):
+    out_bthe = nnx.merge(definition, table)(
+      *arrays, segment_bt=segment_bt, bucket_bts=bucket_bts, dropout_key=None
+    )
+    return jnp.sum(out_bthe * weights)
+
+  def whole(arrays, table):
+    bias_hi = table.time_bias.bias_hi[...]
+    bias_bhts = jnp.moveaxis(bias_hi.T[bucket_bts], -1, 1)
+    out_bthe = dense(*arrays, segment_bt=segment_bt, bias_bhts=bias_bhts)
+    return jnp.sum(out_bthe * weights)
+
+  got, want = (
+    jax.jit(jax.value_and_grad(of, argnums=(0, 1)))(arrays, table)
+    for of in (blocks, whole)
+  )
+  for one, other in zip(
+    jax.tree.leaves(got), jax.tree.leaves(want), strict=True
+  ):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [64, 130])
+def test_biases_of_later_keys_change_nothing_to_the_bit(window):
+  arrays, segment_bt = inputs(window)
+  attention, bucket_bts = biased(), any_buckets(3, window)
+
+  @jax.jit
+  def run(arrays, bucket_bts):
+    return attention(
+      *arrays,
+      segment_bt=segment_bt,
+      bucket_bts=bucket_bts,
+      dropout_key=jax.random.key(0),
+    )
+
+  before = run(arrays, bucket_bts)
+  for cut in (1, 50, window - 1):
+    later = tuple(x.at[:, cut:].add(1.0) for x in arrays)
+    moved_bts = bucket_bts.at[:, :, cut:].set(0).at[:, cut:].set(6)
+    after = run(later, moved_bts)
+    assert (after[:, :cut] == before[:, :cut]).all()
+    assert not (after[:, cut:] == before[:, cut:]).all()
+
+
+@pytest.mark.parametrize("devices", [(4, 2), (8, 1), (1, 8)], ids=str)
+def test_biased_rows_may_lie_on_several_devices(devices):
+  arrays, segment_bt = inputs(70, rows=8)
+  attention, bucket_bts = biased(), any_buckets(8, 70)
+
+  def run(arrays, segment_bt, bucket_bts):
+    return attention(
+      *arrays, segment_bt=segment_bt, bucket_bts=bucket_bts, dropout_key=None
+    )
+
+  want = jax.jit(run)(arrays, segment_bt, bucket_bts)
+  data, model = devices
+  device_mesh = mesh.make_mesh(data=data, model=model)
+  with mesh.use(device_mesh):
+    definition, table = nnx.split(attention)
+    rows = jax.sharding.NamedSharding(device_mesh, mesh.spec("rows"))
+    everywhere = jax.sharding.NamedSharding(device_mesh, jax.P())
+    attention = nnx.merge(definition, jax.device_put(table, everywhere))
+    got = jax.jit(run)(*jax.device_put((arrays, segment_bt, bucket_bts), rows))
+    assert data == 1 or got.sharding.spec[0] == "data"
+    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 # ---- the library's kernel --------------------------------------------------

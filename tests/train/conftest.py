@@ -3,12 +3,23 @@
 import pytest
 
 from fmjax.config import (
+  AgeGate,
+  CandidateAge,
   DataConfig,
+  DynamicCounts,
   Experiment,
+  ItemOnly,
+  ItemsConfig,
+  LogBucketBias,
+  LogGap,
   ModelConfig,
+  NoGap,
+  NoRelativeTime,
+  NoTime,
   OptimConfig,
   RunConfig,
   Synthetic,
+  override,
 )
 from fmjax.data.prepare import prepare
 
@@ -29,7 +40,34 @@ def prepared(data, tmp_path_factory):
 def experiment(data) -> Experiment:
   return Experiment(
     data=data,
-    model=ModelConfig(width=16, layers=2, heads=2, dropout=0.1),
+    model=ModelConfig(
+      width=16,
+      layers=2,
+      heads=2,
+      dropout=0.1,
+      relative_time=LogBucketBias(),
+      gap=LogGap(),
+      items=ItemsConfig(
+        mixer=AgeGate(id_dropout=0.1),
+        age=CandidateAge(),
+        dynamics=DynamicCounts(),
+      ),
+    ),
     optim=OptimConfig(learning_rate=3e-3),
     run=RunConfig(steps=8, evaluate_every=4, checkpoint_every=2, log_every=1),
+  )
+
+
+@pytest.fixture(scope="session")
+def small(experiment) -> Experiment:
+  """The same items and run; of the rest as little as can be compiled."""
+  return override(
+    experiment,
+    {
+      "model.layers": 1,
+      "model.features": ItemOnly(),
+      "model.time": NoTime(),
+      "model.relative_time": NoRelativeTime(),
+      "model.gap": NoGap(),
+    },
   )

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from fmjax import mesh
-from fmjax.config import ConfigError, override, to_dict
+from fmjax.config import (
+  ChronologicalLast,
+  ConfigError,
+  RecencyWeighted,
+  override,
+  to_dict,
+)
 from fmjax.eval.evaluate import ValidationEvaluator
 from fmjax.train.checkpoint import Checkpoints
 from fmjax.train.log import MetricsLog, read_metrics
@@ -76,9 +82,9 @@ def uninterrupted(experiment, prepared, tmp_path_factory):
   return run_dir
 
 
-def test_training_lowers_the_loss(experiment, prepared, tmp_path):
+def test_training_lowers_the_loss(small, prepared, tmp_path):
   longer = override(
-    experiment,
+    small,
     {
       "run.steps": 60,
       "run.checkpoint_every": 60,
@@ -122,6 +128,32 @@ def test_a_run_that_died_resumes_from_its_last_checkpoint_to_the_same_bits(
   assert losses(tmp_path) == losses(uninterrupted)
 
 
+@pytest.mark.parametrize(
+  "recency, same_steps",
+  [
+    (RecencyWeighted(half_life_days=5), 0),
+    # The last four of eight steps; what is learned in them follows.
+    (ChronologicalLast(share=0.5), 4),
+  ],
+  ids=["weighted", "ordered"],
+)
+def test_recency_enters_training_and_survives_a_stop(
+  experiment, prepared, uninterrupted, tmp_path, recency, same_steps
+):
+  recent = override(experiment, {"data.recency": recency})
+  train(recent, prepared, tmp_path / "whole")
+  train(recent, prepared, tmp_path / "halves", evaluators=[At(5, stop)])
+  outcome = train(recent, prepared, tmp_path / "halves")
+  assert (outcome.state, outcome.step) == ("done", 8)
+  assert_bit_equal(
+    latest(recent, prepared, tmp_path / "halves"),
+    latest(recent, prepared, tmp_path / "whole"),
+  )
+  plain, found = losses(uninterrupted), losses(tmp_path / "whole")
+  for step in plain:
+    assert (found[step] == plain[step]) == (step <= same_steps)
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_a_random_point_resumes_to_the_same_bits(
   experiment, prepared, tmp_path
@@ -153,15 +185,16 @@ def test_a_run_killed_at_a_random_point_resumes_to_the_same_bits(
 
 
 def test_a_state_restored_on_another_mesh_is_bit_equal_and_trains_alike(
-  experiment, prepared, uninterrupted, tmp_path
+  small, prepared, tmp_path
 ):
-  wide = override(experiment, {"run.mesh_data": 4, "run.mesh_model": 2})
-  train(wide, prepared, tmp_path, evaluators=[At(4, stop)])
-  on_eight = latest(wide, prepared, tmp_path, data=4, model=2)
-  on_one = latest(experiment, prepared, tmp_path)
+  wide = override(small, {"run.mesh_data": 4, "run.mesh_model": 2})
+  train(wide, prepared, tmp_path / "both", evaluators=[At(4, stop)])
+  on_eight = latest(wide, prepared, tmp_path / "both", data=4, model=2)
+  on_one = latest(small, prepared, tmp_path / "both")
   assert_bit_equal(on_eight, on_one)
-  train(experiment, prepared, tmp_path)
-  ours, theirs = losses(tmp_path), losses(uninterrupted)
+  train(small, prepared, tmp_path / "both")
+  train(small, prepared, tmp_path / "one")
+  ours, theirs = losses(tmp_path / "both"), losses(tmp_path / "one")
   for step in range(1, 9):
     assert ours[step] == pytest.approx(theirs[step], rel=1e-5)
 
@@ -175,11 +208,9 @@ def test_a_checkpoint_of_another_configuration_is_refused(
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_naming_step_and_batch(
-  experiment, prepared, tmp_path
+  small, prepared, tmp_path
 ):
-  wild = override(
-    experiment, {"optim.learning_rate": 1e38, "optim.warmup": 0.0}
-  )
+  wild = override(small, {"optim.learning_rate": 1e38, "optim.warmup": 0.0})
   with pytest.raises(RunError, match=r"at step (\d+).*batch-\1.npz") as error:
     train(wild, prepared, tmp_path)
   step = int(str(error.value).split("at step ")[1].split()[0])

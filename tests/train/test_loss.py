@@ -1,6 +1,7 @@
 """Every loss equals its plain twin, values and gradients."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -64,11 +65,11 @@ def world(seed=0, b=4, t=12, v=30, d=8) -> World:
 
 def chunked(of: World, states_nd, item_dv, *, chunk):
   head = of.head(item_dv)
-  target_nd = head.embed(of.target_n)
+  target_nd = head.embed(of.target_n, of.at_day_n)
   return full_softmax(
     states_nd,
     head,
-    target_logit_n=pair_logits(states_nd, target_nd, of.at_day_n),
+    target_logit_n=pair_logits(states_nd, target_nd),
     weight_bt=of.weight_bt,
     at_day_bt=of.at_day_bt,
     chunk=chunk,
@@ -157,7 +158,7 @@ def test_a_target_of_weight_zero_has_no_loss():
 
 def sampled(of: World, states_nd, item_dv, *, negative_q, count):
   head = of.head(item_dv)
-  target_nd = head.embed(of.target_n)
+  target_nd = head.embed(of.target_n, of.at_day_n)
   return sampled_softmax(
     states_nd,
     ItemHead(
@@ -166,7 +167,7 @@ def sampled(of: World, states_nd, item_dv, *, negative_q, count):
     ),
     negative_q=negative_q,
     log_count=np.log(count),
-    target_logit_n=pair_logits(states_nd, target_nd, of.at_day_n),
+    target_logit_n=pair_logits(states_nd, target_nd),
     target_n=of.target_n,
     weight_n=of.weight_n,
     at_day_n=of.at_day_n,
@@ -189,6 +190,8 @@ def test_the_corrected_sum_over_negatives_is_an_unbiased_estimate():
   of = world(b=1, t=6)
   items, q, draws = of.item_dv.shape[1] - 1, 5, 4_000
 
+  @jax.jit
+  @functools.partial(jax.vmap, in_axes=(0, None))
   def estimate(key, position):
     negative_q = jax.random.randint(key, (q,), 1, items + 1)
     one = dataclasses.replace(
@@ -206,9 +209,7 @@ def test_the_corrected_sum_over_negatives_is_an_unbiased_estimate():
     )
     want = float(jnp.exp(plain(one, of.states_nd, of.item_dv)))
     keys = jax.random.split(jax.random.key(position), draws)
-    got = np.asarray(
-      jax.jit(jax.vmap(lambda key: estimate(key, position)))(keys)  # noqa: B023
-    )
+    got = np.asarray(estimate(keys, position))
     assert abs(got.mean() - want) < 3 * got.std() / np.sqrt(draws)
 
 
@@ -239,7 +240,7 @@ def test_negatives_that_are_all_the_target_leave_a_finite_loss():
 
 
 def test_binary_cross_entropy_is_two_logistic_losses():
-  of = world()
+  of = world(b=2, t=6)
   rng = np.random.default_rng(3)
   n, v = of.states_nd.shape[0], of.item_dv.shape[1]
   negative_nq = jnp.asarray(rng.integers(1, v, (n, 2)))
