@@ -16,7 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fmjax.data.schema import Kind
 from fmjax.data.store import Prepared
+from fmjax.eval import static
+from fmjax.eval.genre import popularity_genre
+from fmjax.eval.groups import first_field, groups_of
+from fmjax.eval.oracle import oracle
 from fmjax.eval.ranked import TOP, Ranked
 from fmjax.eval.timeline import Queries, SplitName, Targets, Timeline, timeline
 
@@ -54,6 +59,11 @@ def baselines(
     the model has.
   * `popularity_<n>d_frozen`: of the last n days up to the start of the day of
     the split's cut.
+  * `popularity_genre`: popularity_7d_rolling within the genres of the user's
+    history, if the metadata has a bag (genre.py).
+  * `popularity_age_hour`: of training tokens, by the items' age and the hour
+    (static.py).
+  * `oracle`: of a generated log, the best that any model can do (oracle.py).
   * `cooccurrence`: how often the target followed the last item in training
     tokens, then `popularity_all`.
 
@@ -67,14 +77,15 @@ def baselines(
     "validation": prepared.index.validation_start,
     "test": prepared.index.test_start,
   }[split]
-  before = log.target & (log.place < begin[log.user])
+  before = log.counted & (log.place < begin[log.user])
   popularity_v = np.bincount(log.item[before], minlength=items)
   nothing = np.zeros(len(queries), np.int64)
+  filters = not prepared.schema.repeats
 
   def answer(key: np.ndarray, scorer: Scorer) -> Ranked:
-    rank, top10_nk, nll = rank_all(
-      queries, key, scorer, log=None if prepared.schema.repeats else log
-    )
+    return table(*rank_all(queries, key, scorer, log=log if filters else None))
+
+  def table(rank: np.ndarray, top10_nk: np.ndarray, nll: np.ndarray) -> Ranked:
     return Ranked(
       user=queries.user,
       history_length=queries.history_length,
@@ -87,7 +98,7 @@ def baselines(
       catalog_items=items - 1,
       split=split,
       targets=targets,
-      seen_filtered=not prepared.schema.repeats,
+      seen_filtered=filters,
       data_checksum=prepared.checksum,
     )
 
@@ -109,6 +120,25 @@ def baselines(
       result[f"{name}_rolling"] = answer(day, recent)
       if frozen is not None:
         result[f"{name}_frozen"] = answer(nothing + frozen, recent)
+    genre = first_field(prepared.spec, [Kind.BAG])
+    if genre is not None:
+      genres = groups_of(prepared.catalog, genre)
+      result["popularity_genre"] = table(
+        *popularity_genre(queries, log, genres, count=count, filters=filters)
+      )
+    age_hour = static.fit(prepared, log)
+
+    def at_hour(hour: int) -> Scores:
+      probability_v = age_hour.probabilities(hour)
+      return Scores(probability_v, probability_v)
+
+    result["popularity_age_hour"] = answer(
+      static.hour_of(queries.time_s), at_hour
+    )
+  truth = prepared.truth()
+  # Its ranks are among the whole catalog, seen items included.
+  if truth is not None and not filters:
+    result["oracle"] = table(*oracle(queries, truth, index=prepared.index))
   last, follows = follower_counter(
     log, queries, train_end=prepared.index.train_end, popularity_v=popularity_v
   )
@@ -224,7 +254,7 @@ def follower_counter(
 
   items = len(popularity_v)
   second = np.flatnonzero(
-    log.target & (log.place > 0) & (log.place < train_end[log.user])
+    log.counted & (log.place > 0) & (log.place < train_end[log.user])
   )
   pair = log.item[second - 1].astype(np.int64) * items + log.item[second]
   pair, count = np.unique(pair, return_counts=True)
@@ -249,7 +279,7 @@ def day_counter(
   prepared: Prepared, *, items: int
 ) -> Callable[[int | None, int], np.ndarray]:
   """Target tokens of every catalog row that began on days [first, end)."""
-  daily = prepared.daily()
+  daily = prepared.catalog.daily
 
   def count(first: int | None, end: int) -> np.ndarray:
     start = 0 if first is None else np.searchsorted(daily.day, first)

@@ -63,7 +63,7 @@ def compare(
     raise ConfigError("a comparison needs at least one run on each side")
   reference = firsts[0]
   for other in (*firsts, *seconds):
-    _check_same_queries(reference, other)
+    check_same_queries(reference, other)
   if not len(reference.rank):
     raise ConfigError(
       f"the runs hold no {reference.split} query: there is nothing to compare"
@@ -93,7 +93,8 @@ def _seed_mean(runs: Sequence[Ranked], metric: str) -> np.ndarray:
   return np.mean([query_values(run, metric) for run in runs], axis=0)
 
 
-def _check_same_queries(one: Ranked, other: Ranked) -> None:
+def check_same_queries(one: Ranked, other: Ranked) -> None:
+  """Raises: ConfigError if two methods were not asked the same."""
   remedy = "evaluate both runs on the same data, split and targets"
   for name, value in one.protocol.items():
     if other.protocol[name] != value:

@@ -51,12 +51,15 @@ class Timeline:
     item: int32, catalog row of each token.
     time_s: int32, its request time, seconds since 1970 UTC.
     target: bool, it may be asked for.
+    counted: bool, what is fitted or counted before it may know of it: a target,
+      not of an item that is held out of training.
     offset: int64 [users + 1]: tokens offset[u] to offset[u + 1] are user u's.
   """
 
   item: np.ndarray
   time_s: np.ndarray
   target: np.ndarray
+  counted: np.ndarray
   offset: np.ndarray
 
   @functools.cached_property
@@ -135,9 +138,11 @@ def timeline(prepared: Prepared) -> Timeline:
     for name, part in parts.items():
       part.append(columns[name].take(row))
   whole = {name: np.concatenate(part) for name, part in parts.items()}
+  item, target = whole["item"].astype(np.int32), whole["target"].astype(bool)
   return Timeline(
-    item=whole["item"].astype(np.int32),
+    item=item,
     time_s=whole["start_s"].astype(np.int32),
-    target=whole["target"].astype(bool),
+    target=target,
+    counted=target & ~prepared.held_out_v[item],
     offset=np.concatenate([[0], np.cumsum(tokens)]),
   )

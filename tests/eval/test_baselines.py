@@ -146,6 +146,7 @@ def test_baselines_answer_the_queries_of_a_model(prepared, targets):
       for days in WINDOWS_DAYS
       for kind in ("rolling", "frozen")
     ),
+    "popularity_age_hour",
     "cooccurrence",
   ]
   for table in tables.values():
@@ -266,6 +267,8 @@ def test_popularity_of_movietweetings_is_as_known(tmp_path):
     "popularity_3d_rolling": 0.201,
     "popularity_7d_rolling": 0.198,
     "popularity_30d_rolling": 0.167,
+    "popularity_genre": 0.202,
+    "popularity_age_hour": 0.045,
   }
   found = {name: means(tables[name])["ndcg@10"] for name in known}
   assert found == pytest.approx(known, abs=0.01)

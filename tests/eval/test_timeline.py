@@ -22,6 +22,7 @@ def make_timeline(users):
     item=np.array(item, np.int32),
     time_s=np.array(place, np.int32) * 86_400,
     target=np.array(target, bool),
+    counted=np.array(target, bool),
     offset=np.cumsum([0] + [len(tokens) for tokens in users]),
   )
 
