@@ -202,7 +202,7 @@ class Train:
 
     file = load(self.file, self.changes)
     do = sweeping.profile if self.profile else sweeping.train
-    return do(file, sweeping.root_of(file, self.runs), terminal)
+    return do(file, sweeping.root_of(file.path, self.runs), terminal)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -292,7 +292,7 @@ class Sweep:
     from fmjax.cli.experiment_file import load
 
     file = load(self.file, self.changes)
-    root = sweeping.root_of(file, self.runs)
+    root = sweeping.root_of(file.path, self.runs)
     if self.status:
       return sweeping.status(file, root, terminal)
     return sweeping.sweep(file, root, terminal, retry_failed=self.retry_failed)
@@ -342,14 +342,22 @@ class Report:
     fmjax report runs/quickstart --out runs/quickstart \
       --figure analysis/figures/quickstart.png --command "make quickstart" \
       --result analysis/results/movietweetings/quickstart.json
+    fmjax report experiments/ablate_age_gate.py --runs runs/ablations \
+      --reference age_gate --out runs/ablations/ablate_age_gate \
+      --result analysis/results/ablate_age_gate
 
-  Of a sweep's folder the runs of the experiment file count, as it was last
-  swept whole, with all their seeds.
+  With --reference the runs are arms of an ablation, called data-arm-sSEED: each
+  is compared with that arm on the same users, seeds averaged. --result then
+  names a folder: a file is called DATA_ARM.json there, and ARM.json in a folder
+  that is named as the data are.
+
+  An experiment file stands for its runs as it was last swept whole, with all
+  their seeds; a sweep's folder for those of all files swept into it.
   """
 
   places: Annotated[
     Positional[tuple[pathlib.Path, ...]],
-    arg(metavar="RUNS...", help="Runs, or folders of runs."),
+    arg(metavar="RUNS...", help="Runs, folders of runs, or experiment files."),
   ]
   out: pathlib.Path
   """Folder for report.json, report.md, runs.parquet and evals.parquet."""
@@ -359,17 +367,37 @@ class Report:
   """Also write the result to be committed: analysis/results/STUDY/NAME.json."""
   command: str = ""
   """What regenerates that result. Default: this command."""
+  reference: str = ""
+  """The arm that every other arm of an ablation is compared with."""
+  runs: pathlib.Path | None = None
+  """Where an experiment file's runs are. Default: runs/<name of the file>."""
 
   def run(self, terminal: Terminal) -> dict[str, Any]:
     from fmjax.cli import reporting
 
     if not self.places:
       raise ConfigError("fmjax report lacks RUNS...; see fmjax report --help")
+    if self.reference and self.figure:
+      raise ConfigError(
+        f"--figure {self.figure} is of a ladder; leave it out with --reference:"
+        " `make figures` draws ablations from their results"
+      )
+    if self.reference:
+      return reporting.report_arms(
+        self.places,
+        self.out,
+        terminal,
+        reference=self.reference,
+        runs=self.runs,
+        result=self.result,
+        command=self.command,
+      )
     return reporting.report(
       self.places,
       self.out,
       self.figure,
       terminal,
+      runs=self.runs,
       result=self.result,
       command=self.command,
     )

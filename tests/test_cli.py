@@ -72,6 +72,10 @@ def test_a_verb_that_is_like_no_other_is_answered_with_all_of_them(ends):
       ["fit", "t.csv", "--columns", "loss=a,params=b", "--predict", "params=x"],
       "--predict params=x is no finite number",
     ),
+    (
+      ["report", "runs", "--out", "o", "--reference", "a", "--figure", "f.png"],
+      "--figure f.png is of a ladder; leave it out",
+    ),
     (["doctor", "--quick"], "no option --quick"),
     (["doctor", "me"], "no place for 'me'"),
   ],
@@ -180,7 +184,10 @@ def test_a_file_that_is_not_python_is_refused(ends):
     (["--run.steps"], "--run.steps lacks a value"),
     (["--run.steps", "--run.seed", "1"], "--run.steps lacks a value"),
     (["--run.steps", "0"], "run.steps=0 is not positive"),
-    (["--model.mixer", "IdOnly"], "choose another type in the experiment file"),
+    (
+      ["--model.items.mixer", "IdOnly"],
+      "choose another type in the experiment file",
+    ),
     (["--data.stride", "65"], "data.stride=65 exceeds data.window=64"),
     (["--model.dtype", "float16"], "model.dtype='float16'"),
   ],

@@ -141,9 +141,47 @@ def test_report_writes_table_figure_and_json(ask, project):
   assert (project / "fig" / "a.svg").stat().st_size
 
 
+ARMS = '''"""Does width help on a synthetic log?"""
+import ladder
+from fmjax.config import override
+from fmjax.scaling.ablation import arms
+
+def experiments():
+  reference = ladder.experiments()["d8"]
+  wide = override(reference, {"model.width": 12})
+  return arms("log", {"reference": reference, "wide": wide}, seeds=1)
+'''
+
+
+def test_files_share_a_folder_and_each_has_its_own_report(
+  ask, project, monkeypatch
+):
+  monkeypatch.syspath_prepend(project)
+  (project / "arms.py").write_text(ARMS)
+  (project / "more.py").write_text(ARMS.replace("wide", "wider"))
+  ask("sweep", "arms.py", "--runs", "runs/shared")
+  swept = ask("sweep", "more.py", "--runs", "runs/shared")
+  actions = {run["name"]: run["action"] for run in swept["runs"]}
+  assert actions["log-reference-s0"] == "kept"
+  told = ask(
+    "report", "arms.py", "--runs", "runs/shared", "--reference", "reference",
+    "--out", "out", "--result", "results/log",
+  )  # fmt: skip
+  assert set(told["arms"]["log"]) == {"reference", "wide"}
+  assert not told["notes"]
+  written = json.loads((project / "results/log/wide.json").read_text())
+  assert "report arms.py --runs runs/shared" in written["command"]
+  assert {"gap_closed", "gap_closed_cold", "compare"} <= set(written)
+  assert "popularity_7d_rolling" in written["compare"]
+
+
 @pytest.mark.parametrize(
   "words,expected",
   [
+    (
+      ["report", "runs/ladder", "--runs", "runs", "--out", "out"],
+      "runs/ladder is none: leave it out",
+    ),
     (["evaluate", "runs/ladder/d17"], "did you mean runs/ladder/d16"),
     (["evaluate", "nowhere"], "nowhere is no run of fmjax"),
     (["compare", "runs/ladder/d16", "popularity_al"], "'popularity_all'"),

@@ -1,13 +1,14 @@
-"""A report, written to a folder and shown."""
+"""Reports, written to a folder and shown."""
 
 import pathlib
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from fmjax.cli.sweeping import root_of
 from fmjax.cli.terminal import Terminal
 from fmjax.config import ConfigError
-from fmjax.scaling import markdown
+from fmjax.scaling import ablation, launch, markdown
 from fmjax.scaling.report import report as write_report
 
 
@@ -17,6 +18,7 @@ def report(
   figure: pathlib.Path | None,
   terminal: Terminal,
   *,
+  runs: pathlib.Path | None = None,
   result: pathlib.Path | None = None,
   command: str = "",
 ) -> dict[str, Any]:
@@ -24,11 +26,16 @@ def report(
   if command and result is None:
     raise ConfigError("--command is kept in a result: give --result PATH, too")
   if not command:
-    words = ["fmjax", "report", *map(str, places), "--out", str(out)]
+    words = ["fmjax", "report", *map(str, places), *_option(runs)]
+    words += ["--out", str(out)]
     words += ["--figure", str(figure)] if figure else []
     command = shlex.join([*words, "--result", str(result)])
   content = write_report(
-    places, out, figure_path=figure, result_path=result, command=command
+    _located(places, runs),
+    out,
+    figure_path=figure,
+    result_path=result,
+    command=command,
   )
   head, _, *rows = [
     line.strip("| ").split(" | ")
@@ -46,3 +53,77 @@ def report(
   ]
   terminal.say(f"written: {', '.join(map(str, written))}")
   return content
+
+
+def report_arms(
+  places: Sequence[pathlib.Path],
+  out: pathlib.Path,
+  terminal: Terminal,
+  *,
+  reference: str,
+  runs: pathlib.Path | None = None,
+  result: pathlib.Path | None = None,
+  command: str = "",
+) -> dict[str, Any]:
+  """The content of ablation.json; a table a data set goes to the terminal."""
+  if command and result is None:
+    raise ConfigError("--command is kept in results: give --result DIR, too")
+  if not command:
+    words = ["fmjax", "report", *map(str, places), *_option(runs)]
+    words += ["--reference", reference]
+    command = shlex.join([*words, "--out", str(out), "--result", str(result)])
+  content = ablation.report(
+    _located(places, runs),
+    out,
+    reference=reference,
+    result_folder=result,
+    command=command,
+  )
+  for data, arms in content["arms"].items():
+    for part in ablation.SLICES:
+      if not any(arm["slices"][part]["queries"] for arm in arms.values()):
+        continue
+      head = (f"{data}, {part}", "NLL", "NDCG@10", f"NDCG@10 - {reference}'s")
+      rows = [(name, *_row(arm["slices"][part])) for name, arm in arms.items()]
+      terminal.table((*head, "gap closed"), rows)
+  for note in content["notes"]:
+    terminal.say(f"note: {note}")
+  written = [out / "ablation.json", *([result] if result else [])]
+  terminal.say(f"written: {', '.join(map(str, written))}")
+  return content
+
+
+def _option(runs: pathlib.Path | None) -> list[str]:
+  return ["--runs", str(runs)] if runs else []
+
+
+def _located(
+  places: Sequence[pathlib.Path], runs: pathlib.Path | None
+) -> list[pathlib.Path]:
+  """An experiment file stands for the list of its runs."""
+  files = [place for place in places if place.suffix == ".py"]
+  if runs is not None and not files:
+    raise ConfigError(
+      f"--runs {runs} tells where the runs of an experiment file are, and"
+      f" {', '.join(map(str, places))} is none: leave it out"
+    )
+  return [
+    launch.list_path(root_of(place, runs), place.stem)
+    if place in files
+    else place
+    for place in places
+  ]
+
+
+def _row(found: dict[str, Any]) -> tuple[str, str, str, str]:
+  if not found["queries"]:
+    return "", "", "", ""
+  gain = closed = ""
+  if "to_reference" in found:
+    compared = found["to_reference"]["ndcg@10"]
+    low, high = compared["interval"]
+    gain = f"{compared['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+  if "gap_closed" in found:
+    low, high = found["gap_closed_ci"]
+    closed = f"{found['gap_closed']:.3f} [{low:.3f}, {high:.3f}]"
+  return f"{found['nll']:.3f}", f"{found['ndcg@10']:.4f}", gain, closed

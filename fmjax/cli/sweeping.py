@@ -19,9 +19,9 @@ from fmjax.train.stop import on_sigterm
 _PROFILED_STEPS = 10  # the first compiles
 
 
-def root_of(file: ExperimentFile, runs: pathlib.Path | None) -> pathlib.Path:
+def root_of(file: pathlib.Path, runs: pathlib.Path | None) -> pathlib.Path:
   """Where a file's runs go: runs/<its name>, unless told otherwise."""
-  return runs or pathlib.Path("runs") / file.path.stem
+  return runs or pathlib.Path("runs") / file.stem
 
 
 class SweepError(RunError):
@@ -41,7 +41,7 @@ def train(
   with on_sigterm() as stop:
     entries = launch.plan(file.experiments, root)
     if file.whole:
-      launch.write_list(root, entries)
+      launch.write_list(root, file.path.stem, entries)
     for entry in entries:
       name, run_dir = entry.name, entry.run_dir
       launch.execute(
@@ -95,7 +95,7 @@ def sweep(
   rows = launch.sweep(
     file.experiments,
     root,
-    whole=file.whole,
+    listed=file.path.stem if file.whole else "",
     retry_failed=retry_failed,
     say=terminal.say,
   )

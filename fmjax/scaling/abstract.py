@@ -15,7 +15,7 @@ from flax import nnx
 
 from fmjax.config import Experiment
 from fmjax.data.batch import Batch
-from fmjax.data.catalog import Catalog
+from fmjax.data.catalog import Catalog, Daily
 from fmjax.data.schema import DataSpec, Encoded, Kind, When
 from fmjax.model.recommender import Recommender
 from fmjax.train.step import loss
@@ -30,12 +30,14 @@ class AbstractStep:
     gradient: of `loss` by the parameters.
     params: shapes of the parameters, by top-level part of the model.
     batch: shapes of a batch.
+    looks: of candidates (`model.daily`), on the one day of the catalog.
   """
 
   loss: Callable[[Any, Batch], jax.Array]
   gradient: Callable[[Any, Batch], Any]
   params: Any
   batch: Batch
+  looks: int
 
   def part_sizes(self) -> dict[str, int]:
     """Parameters by attribute of the model."""
@@ -78,6 +80,7 @@ def abstract_step(experiment: Experiment, spec: DataSpec) -> AbstractStep:
     gradient=jax.grad(batch_loss),
     params=params,
     batch=_batch(spec, rows=data.rows, window=data.window),
+    looks=model.items.feature_lf.shape[0] if model.items.has_looks else 0,
   )
 
 
@@ -94,7 +97,7 @@ def _empty(field: Encoded, count: int) -> np.ndarray:
 
 
 def empty_catalog(spec: DataSpec) -> Catalog:
-  """A catalog of the right shapes whose items nobody has trained on."""
+  """A catalog of the right shapes: a day on which nothing happened."""
   rows = spec.items
   return Catalog(
     item_ids=np.full(rows, "", object),
@@ -104,6 +107,11 @@ def empty_catalog(spec: DataSpec) -> Catalog:
     first_seen_us_v=np.zeros(rows, np.int64),
     train_count_v=np.zeros(rows, np.int32),
     metadata={e.feature.name: _empty(e, rows) for e in spec.metadata},
+    daily=Daily(
+      day=np.zeros(1, np.int32),
+      item=np.zeros(1, np.int32),
+      events=np.zeros(1, np.int32),
+    ),
   )
 
 
@@ -115,7 +123,7 @@ def _batch(spec: DataSpec, *, rows: int, window: int) -> Batch:
   # Typed loosely: a Batch of shapes stands where one of arrays would.
   whole: Any = jax.ShapeDtypeStruct((rows, window), jnp.int32)
   weight: Any = jax.ShapeDtypeStruct((rows, window), jnp.float32)
-  previous: dict[str, Any] = {"item": whole}
+  previous: dict[str, Any] = {"item": whole, "time": whole}
   for field in spec.known_at(When.POST_ACTION):
     name = field.feature.name
     previous[name] = shape(field)

@@ -12,15 +12,14 @@ rows are.
 import dataclasses
 
 from fmjax.config import (
-  AllFeatures,
+  AgeGate,
   BinaryCrossEntropy,
-  CalendarTime,
+  ConcatMixer,
   FullAttention,
   FullSoftmax,
   FusedAttention,
   GatedBlock,
-  IdOnly,
-  ItemOnly,
+  LogBucketBias,
   ModelConfig,
   NoRemat,
   Objective,
@@ -28,10 +27,9 @@ from fmjax.config import (
   RematElementwise,
   SampledSoftmax,
   SasrecBlock,
-  SumMixer,
 )
-from fmjax.data.schema import DataSpec, Encoded, Kind, When
-from fmjax.model import features, items, time
+from fmjax.data.schema import DataSpec, Encoded, Kind
+from fmjax.model import age, daily, features, items, mixers
 from fmjax.model.attention import query_blocks
 from fmjax.model.block import feed_forward_width
 
@@ -41,7 +39,8 @@ class Parameters:
   """Trained numbers by part; the five counts of every report.
 
   Attributes:
-    item_tables: id rows, metadata tables and their projection.
+    item_tables: id rows, metadata tables and their projection, the mixer, and
+      directions of what changes by day.
     features: event embedder: tables of features, projections, start token,
       positions.
     backbone: blocks and the last norm: the x axis of a scaling figure.
@@ -127,13 +126,21 @@ def parameters(
 ) -> Parameters:
   """Parameters by part, equal to those of `Recommender`."""
   d = model.width
-  item_tables = items.padded_rows(spec.items) * d
-  metadata = _metadata(model, spec)
-  if metadata:
-    item_tables += _tables(metadata) + _width(metadata) * d
+  metadata = mixers.metadata_fields(model.items, spec)
+  item_tables = _tables(metadata) + _width(metadata) * d
+  if mixers.has_ids(model.items.mixer):
+    item_tables += items.padded_rows(spec.items) * d
+  match model.items.mixer:
+    case ConcatMixer():
+      item_tables += 2 * d * d
+    case AgeGate():
+      item_tables += (age.BUCKETS + 2) * mixers.GATE_WIDTH
+  if read := daily.features_width(model.items):
+    hidden, values = daily.HIDDEN, daily.VALUES
+    item_tables += (read + 1) * hidden + hidden * values + values * d
 
-  request, previous = _event_features(model, spec)
-  event_width = _width(request) + _calendar_width(model) + _width(previous)
+  request, previous = features.event_fields(model, spec)
+  event_width = _width(request) + _width(previous) + features.clock_width(model)
   event = _tables(request) + _tables(previous) + event_width * d
   event += d + window * d  # start token, positions
 
@@ -148,6 +155,8 @@ def parameters(
       # The same without gates, with biases, and norms of a scale and a bias.
       layer = (4 * d * d + 4 * d) + (2 * d * d + 2 * d) + 4 * d
       final_norm = 2 * d
+  if isinstance(model.relative_time, LogBucketBias):
+    layer += model.heads * model.relative_time.buckets
   return Parameters(
     item_tables=item_tables,
     features=event,
@@ -162,8 +171,19 @@ def step_flops(
   objective: Objective,
   rows: int,
   window: int,
+  looks: int = 0,
 ) -> StepFlops:
-  """FLOPs of a training step of `rows` rows of `window` positions."""
+  """FLOPs of a training step.
+
+  Args:
+    model: the model's choices.
+    spec: what the data holds.
+    objective: what is trained for.
+    rows: in a batch.
+    window: positions of a row.
+    looks: of candidates (`model.daily`), which depend on the log; reading them
+      is far below a percent of a step.
+  """
   n, d = rows * window, model.width
   forward, backward = Flops(), Flops()
 
@@ -189,18 +209,20 @@ def step_flops(
   match objective:
     case FullSoftmax():
       v = items.padded_rows(spec.items)
-      embedded, candidates = (v,), v
+      embedded, candidates, pairs_each = (v,), v, 1
     case SampledSoftmax(negatives=q):
-      embedded, candidates = (n, q), q
+      embedded, candidates, pairs_each = (n, q), q, 1
     case BinaryCrossEntropy(negatives=q):
-      embedded, candidates = (n,) * (1 + q), 0
-  metadata = _metadata(model, spec)
-  if metadata:
-    for count in (n, *embedded):
+      embedded, candidates, pairs_each = (n,) * (1 + q), 0, 1 + q
+  metadata = mixers.metadata_fields(model.items, spec)
+  for count in (n, *embedded):
+    if metadata:
       add_fields(metadata, count)
-  request, previous = _event_features(model, spec)
+    if isinstance(model.items.mixer, ConcatMixer):
+      add("embedders", 2 * count * 2 * d * d, gradients=2)
+  request, previous = features.event_fields(model, spec)
   add_fields(previous, n)
-  add_fields(request, n, extra=_calendar_width(model))
+  add_fields(request, n, extra=features.clock_width(model))
 
   match model.attention:
     case FullAttention():
@@ -218,7 +240,18 @@ def step_flops(
     add("attention", 2 * 2 * rows * pairs * d, gradients=2)
     add("feed_forward", 2 * n * hidden, gradients=2)
 
-  add("head", 2 * n * d * candidates, gradients=2)
+  # What an age gate weighs is a product of its own.
+  products = 2 if isinstance(model.items.mixer, AgeGate) else 1
+  add("head", products * 2 * n * d * candidates, gradients=2)
+  if read := daily.features_width(model.items):
+    values = daily.VALUES
+    for _ in embedded:
+      add("embedders", 2 * looks * read * daily.HIDDEN, gradients=1)
+      add("embedders", 2 * looks * daily.HIDDEN * values, gradients=2)
+    add("embedders", pairs_each * 2 * n * values * d, gradients=2)
+    if candidates:
+      add("head", 2 * n * d * values, gradients=2)
+      add("head", 2 * n * values * candidates, gradients=2)
   match model.remat:
     case NoRemat() | RematElementwise():
       recomputed = Flops()
@@ -236,31 +269,6 @@ def step_flops(
 def six_nd(parameters: Parameters, *, tokens: int) -> int:
   """6·N·D with the backbone's N: the count most published laws are drawn on."""
   return 6 * parameters.backbone * tokens
-
-
-def _metadata(model: ModelConfig, spec: DataSpec) -> tuple[Encoded, ...]:
-  match model.mixer:
-    case SumMixer():
-      return spec.metadata
-    case IdOnly():
-      return ()
-
-
-def _event_features(
-  model: ModelConfig, spec: DataSpec
-) -> tuple[tuple[Encoded, ...], tuple[Encoded, ...]]:
-  """Request-time features of t, post-action features of t-1."""
-  match model.features:
-    case AllFeatures():
-      return spec.known_at(When.REQUEST), spec.known_at(When.POST_ACTION)
-    case ItemOnly():
-      return (), ()
-
-
-def _calendar_width(model: ModelConfig) -> int:
-  if isinstance(model.time, CalendarTime):
-    return time.calendar_width(model.time.slow_terms)
-  return 0
 
 
 def _tables(fields: tuple[Encoded, ...]) -> int:

@@ -8,8 +8,10 @@ model, so launching twice runs nothing twice. A directory holds
   test.parquet  the rank of every test query
   and what train/ writes: config.json, metrics.jsonl, checkpoints.
 
-Beside them, `sweep.json` lists the runs of the file that was last swept whole:
-what a report of the folder is on.
+Beside them, `<file>.sweep.json` lists the runs of an experiment file as it was
+last swept whole, by the names that it gives them: what a report is on. Several
+files may share a root; a run that they have in common is trained once, whatever
+each calls it.
 
 A run that is "running" while nobody holds its lock was killed; it is resumed.
 """
@@ -37,6 +39,8 @@ from fmjax.scaling import records
 from fmjax.scaling.measure import baselines_of, is_current, measure
 from fmjax.train.loop import train
 from fmjax.train.stop import Stop, on_sigterm
+
+LIST_SUFFIX = ".sweep.json"
 
 _LOCK_ATTEMPTS, _LOCK_PAUSE_S = 3, 0.05
 
@@ -92,7 +96,7 @@ def plan(
   entries = []
   for name, experiment in experiments.items():
     data = experiment.data
-    key = (data.source, data.granularity, data.split)
+    key = (data.source, data.granularity, data.split, data.held_out)
     if key not in opened:
       opened[key] = ensure_prepared(data)
     prepared = opened[key]
@@ -108,16 +112,22 @@ def plan(
   return entries
 
 
-def write_list(root: pathlib.Path, entries: Sequence[Entry]) -> None:
-  """`sweep.json`: of all runs under `root`, those of the file as it is now."""
-  path, listed = root / "sweep.json", [entry.run_dir.name for entry in entries]
-  if read_list(root) != listed:
+def list_path(root: pathlib.Path, file: str) -> pathlib.Path:
+  """The list of an experiment file's runs under `root`, present or not."""
+  return root / f"{file}{LIST_SUFFIX}"
+
+
+def write_list(root: pathlib.Path, file: str, entries: Sequence[Entry]) -> None:
+  """Of all runs under `root`, those of the experiment file as it is now."""
+  path = list_path(root, file)
+  listed = {entry.name: entry.run_dir.name for entry in entries}
+  if read_list(path) != listed:
     records.write_json(path, {"runs": listed})
 
 
-def read_list(root: pathlib.Path) -> list[str] | None:
-  """Names of the directories in `sweep.json`; None where nothing was swept."""
-  saved = records.read_json(root / "sweep.json")
+def read_list(path: pathlib.Path) -> dict[str, str] | None:
+  """Directory of each experiment that a list holds; None if there is none."""
+  saved = records.read_json(path)
   return None if saved is None else saved["runs"]
 
 
@@ -180,7 +190,7 @@ def sweep(
   experiments: Mapping[str, Experiment],
   root: pathlib.Path,
   *,
-  whole: bool = False,
+  listed: str = "",
   retry_failed: bool = False,
   say: Say = lambda _: None,
 ) -> list[Row]:
@@ -194,14 +204,15 @@ def sweep(
   Args:
     experiments: by name.
     root: runs go to `<root>/<name>-<run id>`.
-    whole: they are all of a file's: a report of `root` is on their runs.
+    listed: the file that has these experiments and no others: its list, which
+      says what a report is on, is written.
     retry_failed: train failed runs again, from their last checkpoint.
     say: told one line about each experiment.
   """
   with on_sigterm() as stop:
     entries = plan(experiments, root)
-    if whole:
-      write_list(root, entries)
+    if listed:
+      write_list(root, listed, entries)
     for prepared in {e.prepared.checksum: e.prepared for e in entries}.values():
       if not stop.requested:
         baselines_of(prepared, root=root)

@@ -1,10 +1,22 @@
 """What is known of a trained run: counts, metrics, and what it must beat."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from fmjax import mesh
-from fmjax.config import Experiment, content_hash, override, to_dict
+from fmjax.config import (
+  AgeGate,
+  Experiment,
+  content_hash,
+  from_dict,
+  override,
+  to_dict,
+)
+from fmjax.data.prepare import ensure_prepared
+from fmjax.data.schema import DataError
 from fmjax.data.store import Prepared
 from fmjax.data.windows import tokens_per_epoch
 from fmjax.eval.baselines import baselines
@@ -12,6 +24,8 @@ from fmjax.eval.evaluate import evaluate
 from fmjax.eval.metrics import summary
 from fmjax.eval.ranked import Ranked, from_parquet
 from fmjax.eval.slices import slices
+from fmjax.model import age
+from fmjax.model.recommender import Recommender
 from fmjax.scaling import count, records
 from fmjax.scaling.abstract import abstract_step
 from fmjax.scaling.traced import xla_flops
@@ -48,6 +62,7 @@ def measure(
       evaluate(model, prepared, data, split=split)
       for split in ("test", "validation")
     )
+    gate = _gate(experiment, model)
   test.to_parquet(run_dir / "test.parquet")
   params = count.parameters(experiment.model, prepared.spec, window=data.window)
   in_data = tokens_per_epoch(prepared)
@@ -70,6 +85,7 @@ def measure(
     "validation": summary(validation),
     "test": summary(test),
     "slices": slices(test),
+    "gate": gate,
     "catalog": {
       "items": prepared.spec.items - 1,
       "seen_filtered": test.seen_filtered,
@@ -110,10 +126,44 @@ def baselines_of(prepared: Prepared, *, root: pathlib.Path) -> pathlib.Path:
   return folder
 
 
+def baselines_of_result(
+  result: Mapping[str, Any], *, root: pathlib.Path
+) -> pathlib.Path:
+  """As `baselines_of`, for a run's `result.json`.
+
+  Raises:
+    DataError: they are not ranked yet, and the run's data are no longer there.
+  """
+  folder = baseline_dir(result["data_checksum"], root=root)
+  if (folder / "summary.json").is_file():
+    return folder
+  prepared = ensure_prepared(from_dict(result["config"]).data)
+  if prepared.checksum != result["data_checksum"]:
+    raise DataError(
+      f"the data of {result['name']} has changed since it was trained"
+      f" ({result['data_checksum']}, now {prepared.checksum}): sweep again"
+    )
+  return baselines_of(prepared, root=root)
+
+
 def read_baselines(folder: pathlib.Path) -> dict[str, Ranked]:
   """What `baselines_of` wrote, in its order."""
   names = records.read_json(folder / "summary.json") or {}
   return {name: from_parquet(folder / f"{name}.parquet") for name in names}
+
+
+def _gate(experiment: Experiment, model: Recommender) -> dict[str, Any] | None:
+  """What the id weighs by age; None where no age gates it.
+
+  `first_days` are the ages at which the weights begin, null for items that
+  nobody has met yet.
+  """
+  if not isinstance(experiment.model.items.mixer, AgeGate):
+    return None
+  return {
+    "first_days": [None, *age.BUCKET_EDGES_DAYS],
+    "id_weight": np.asarray(model.items.gate_weights()).tolist(),
+  }
 
 
 def _curve(run_dir: pathlib.Path) -> list[dict[str, float]]:

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from fmjax import config as config_lib
-from fmjax.data.prepare import ensure_prepared
 from fmjax.data.schema import DataError
 from fmjax.eval.compare import compare
 from fmjax.eval.ranked import Ranked
@@ -60,7 +58,9 @@ def report(
   rungs = read_rungs(run_dirs)
   if not all(map(is_run, places)):
     refuse_mixture(rungs, places)
-  baseline_dir = _baseline_dir(rungs[0], run_dirs[0].parent)
+  baseline_dir = measure.baselines_of_result(
+    rungs[0].first, root=run_dirs[0].parent
+  )
   content = analyze(
     rungs,
     baselines=measure.read_baselines(baseline_dir),
@@ -287,18 +287,3 @@ def _rank_correlation(samples: dict[str, Samples]) -> float | None:
   # Spearman's is Pearson's of the ranks.
   ranks = scipy.stats.rankdata([-loss_n, metric_n], axis=1)
   return float(np.corrcoef(ranks)[0, 1])
-
-
-def _baseline_dir(rung: Rung, root: pathlib.Path) -> pathlib.Path:
-  """Ranked by the sweep; else the data are opened and they are ranked now."""
-  folder = measure.baseline_dir(rung.first["data_checksum"], root=root)
-  if (folder / "summary.json").is_file():
-    return folder
-  experiment = config_lib.from_dict(rung.first["config"])
-  prepared = ensure_prepared(experiment.data)
-  if prepared.checksum != rung.first["data_checksum"]:
-    raise DataError(
-      f"the data of {rung.name} has changed since it was trained"
-      f" ({rung.first['data_checksum']}, now {prepared.checksum}): sweep again"
-    )
-  return measure.baselines_of(prepared, root=root)

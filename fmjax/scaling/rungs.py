@@ -48,8 +48,10 @@ def find_runs(
 ) -> tuple[list[pathlib.Path], list[str]]:
   """Finished run directories, and a sentence on each that was left out.
 
-  Of a folder with `sweep.json`, the runs that it lists and those that differ
-  from one of them by seed alone; of another folder, all runs.
+  A place is a run directory, a folder of runs, or the list of an experiment
+  file in such a folder (`launch.list_path`). Of a list, the runs that it names
+  and those that differ from one of them by seed alone; of a folder, those of
+  all its lists, or all runs where no file was swept whole.
   """
   found: list[pathlib.Path] = []
   notes: list[str] = []
@@ -57,29 +59,45 @@ def find_runs(
     if is_run(place):
       found.append(place)
       continue
-    inside = sorted(path.parent for path in place.glob("*/status.json"))
+    is_list = place.name.endswith(launch.LIST_SUFFIX)
+    folder = place.parent if is_list else place
+    lists = {
+      path: set((launch.read_list(path) or {}).values())
+      for path in folder.glob(f"*{launch.LIST_SUFFIX}")
+    }
+    if is_list and place not in lists:
+      raise DataError(
+        f"{place} is absent: sweep the whole experiment file into {folder}"
+      )
+    inside = sorted(path.parent for path in folder.glob("*/status.json"))
     if not inside:
       raise DataError(
         f"{place} holds no run: name run directories or the folder of a sweep"
       )
-    listed = launch.read_list(place)
-    if listed is not None:
-      wanted = {_but_seed(run) for run in inside if run.name in listed}
-      others = [
+    known = {name for names in lists.values() for name in names}
+    if lists:
+      listed = lists[place] if is_list else known
+      names = {run.name for run in inside}
+      notes += [
+        f"{name} is left out: it has not begun"
+        for name in sorted(listed - names)
+      ]
+      wanted = {but_seed(run) for run in inside if run.name in listed} - {None}
+      others = {
         run
         for run in inside
-        if run.name not in listed
-        and (_but_seed(run) is None or _but_seed(run) not in wanted)
-      ]
+        if run.name not in listed and but_seed(run) not in wanted
+      }
       inside = [run for run in inside if run not in others]
       notes += [
-        f"{run.name} is left out: the experiment file, as it was last swept,"
-        " has no such run"
-        for run in others
+        f"{run.name} is left out: no experiment file, as it was last swept,"
+        " has such a run"
+        for run in sorted(others)
+        if run.name not in known
       ]
     found += inside
   done = []
-  for path in found:
+  for path in dict.fromkeys(found):  # places may overlap
     if (state := launch.state_of(path)) == "done":
       done.append(path)
     else:
@@ -96,7 +114,7 @@ def is_run(place: pathlib.Path) -> bool:
   return (place / "status.json").is_file()
 
 
-def _but_seed(run_dir: pathlib.Path) -> tuple[str, ...] | None:
+def but_seed(run_dir: pathlib.Path) -> tuple[str, ...] | None:
   """What runs that differ by seed alone share; None of an unfinished one."""
   result = records.read_json(run_dir / "result.json")
   if result is None:

@@ -6,24 +6,35 @@ import pytest
 
 from fmjax import mesh
 from fmjax.config import (
+  AgeGate,
   AllFeatures,
   BinaryCrossEntropy,
   CalendarTime,
+  CandidateAge,
+  ConcatMixer,
   DataConfig,
+  DynamicCounts,
   Experiment,
+  FixedGate,
   FullSoftmax,
   FusedAttention,
   GatedBlock,
   IdOnly,
   ItemOnly,
+  ItemsConfig,
+  LogBucketBias,
+  LogGap,
+  MetadataOnly,
   ModelConfig,
   NoRemat,
   NoTime,
   Objective,
+  PostActionOnly,
   RematBlocks,
   RematElementwise,
   SampledSoftmax,
   SasrecBlock,
+  SomeMetadata,
   SumMixer,
   override,
 )
@@ -39,15 +50,18 @@ def one_device():
     yield
 
 
-def field(name: str, kind: Kind, when: When = When.POST_ACTION, **sizes):
-  return Encoded(feature=Feature(name=name, kind=kind, when=when), **sizes)
+def field(
+  name: str, kind: Kind, when: When = When.POST_ACTION, log=False, **sizes
+):
+  feature = Feature(name=name, kind=kind, when=when, log=log)
+  return Encoded(feature=feature, **sizes)
 
 
 RICH = DataSpec(
   items=300,
   features=(
     field("action", Kind.BAG, size=5, values=2),
-    field("duration_ms", Kind.NUMERIC),
+    field("duration_ms", Kind.NUMERIC, log=True),
     field("seen_at", Kind.TIMESTAMP),
     field("tab", Kind.CATEGORICAL, When.REQUEST, size=7),
     field("hour", Kind.NUMERIC, When.REQUEST),
@@ -55,6 +69,7 @@ RICH = DataSpec(
   ),
   metadata=(
     field("genres", Kind.BAG, size=9, values=3),
+    field("minutes", Kind.NUMERIC, log=True),
     field("year", Kind.NUMERIC),
     field("language", Kind.CATEGORICAL, size=4),
     field("uploaded", Kind.TIMESTAMP),
@@ -67,7 +82,7 @@ NUMBERS = DataSpec(
   features=(field("duration_ms", Kind.NUMERIC),),
   metadata=(field("text", Kind.VECTOR, size=5),),
 )
-BARE = DataSpec(items=50, timed=False)
+BARE = DataSpec(items=50)
 
 MODELS = {
   "gated": ModelConfig(width=16, layers=3, heads=2),
@@ -76,7 +91,7 @@ MODELS = {
     layers=1,
     heads=1,
     features=ItemOnly(),
-    mixer=IdOnly(),
+    items=ItemsConfig(mixer=IdOnly()),
     block=GatedBlock(feed_forward=1.5),
   ),
   "gated, no time": ModelConfig(width=16, layers=2, heads=4, time=NoTime()),
@@ -86,8 +101,17 @@ MODELS = {
     heads=1,
     features=ItemOnly(),
     time=NoTime(),
-    mixer=IdOnly(),
+    items=ItemsConfig(mixer=IdOnly()),
     block=SasrecBlock(),
+  ),
+  "gated, relative time": ModelConfig(
+    width=16,
+    layers=2,
+    heads=4,
+    features=PostActionOnly(),
+    time=NoTime(),
+    relative_time=LogBucketBias(buckets=8),
+    gap=LogGap(buckets=5),
   ),
   "fused attention": ModelConfig(
     width=16, layers=2, heads=2, attention=FusedAttention()
@@ -98,7 +122,9 @@ MODELS = {
     heads=2,
     features=AllFeatures(),
     time=CalendarTime(slow_terms=2),
-    mixer=SumMixer(),
+    relative_time=LogBucketBias(buckets=5),
+    gap=LogGap(),
+    items=ItemsConfig(mixer=SumMixer()),
     block=SasrecBlock(),
   ),
 }
@@ -114,6 +140,18 @@ OBJECTIVES = (
   FullSoftmax(chunk=8),
   SampledSoftmax(negatives=5),
   BinaryCrossEntropy(negatives=2),
+)
+
+
+ITEMS = (
+  ItemsConfig(mixer=MetadataOnly(), dynamics=DynamicCounts()),
+  ItemsConfig(mixer=SumMixer(id_dropout=0.1), age=CandidateAge()),
+  ItemsConfig(mixer=ConcatMixer(), metadata=SomeMetadata(names=("text",))),
+  ItemsConfig(mixer=FixedGate()),
+  ItemsConfig(mixer=AgeGate()),
+  ItemsConfig(
+    mixer=AgeGate(id_dropout=0.0), age=CandidateAge(), dynamics=DynamicCounts()
+  ),
 )
 
 
@@ -137,9 +175,10 @@ def step_flops(
   objective: Objective = OBJECTIVES[0],
   rows: int = 4,
   window: int = 8,
+  looks: int = 0,
 ) -> count.StepFlops:
   return count.step_flops(
-    model, spec, objective=objective, rows=rows, window=window
+    model, spec, objective=objective, rows=rows, window=window, looks=looks
   )
 
 
@@ -167,6 +206,7 @@ def assert_counted(config: Experiment, spec: DataSpec):
     spec,
     objective=config.objective,
     window=config.data.window,
+    looks=step.looks,
   )
   assert jaxpr_flops(step.loss, step.params, step.batch) == (
     counted.forward.total
@@ -185,6 +225,17 @@ def test_flops_equal_the_matrix_products_of_the_jaxpr(model, spec):
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_flops_of_every_objective_are_those_of_its_jaxpr(objective, spec):
   assert_counted(experiment(MODELS["gated"], objective=objective), spec)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+@pytest.mark.parametrize("items", ITEMS, ids=str)
+def test_every_mixer_is_counted(items, objective):
+  model = ModelConfig(width=16, layers=1, heads=2, items=items)
+  spec = NUMBERS if items.mixer == AgeGate() else RICH
+  config = experiment(model, objective=objective)
+  assert_counted(config, spec)
+  counted = count.parameters(model, spec, window=8)
+  assert counted.to_dict() == by_part(abstract_step(config, spec).part_sizes())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import sys
 import textwrap
 import time
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +21,7 @@ from fmjax.config import (
   Experiment,
   IdOnly,
   ItemOnly,
+  ItemsConfig,
   ModelConfig,
   MovieTweetings,
   NoTime,
@@ -54,7 +54,7 @@ BASE = Experiment(
     dropout=0.0,
     features=ItemOnly(),
     time=NoTime(),
-    mixer=IdOnly(),
+    items=ItemsConfig(mixer=IdOnly()),
     block=SasrecBlock(),
   ),
   run=RunConfig(steps=6, evaluate_every=3, checkpoint_every=3, log_every=1),
@@ -63,21 +63,12 @@ LADDER = ladder(BASE, (8, 16, 32))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
+def cache(tmp_path_factory, compiled):
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("FMJAX_CACHE", str(tmp_path_factory.mktemp("prepared")))
-    # Runs of the same shapes compile once, here and in other processes.
-    options = {
-      "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-      "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-      patch.setenv(name.upper(), str(value))
-      jax.config.update(name, value)
+    # Other processes find what was compiled here.
+    patch.setenv("JAX_COMPILATION_CACHE_DIR", compiled)
     yield
-    for name, value in before.items():
-      jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -463,7 +454,7 @@ def test_the_code_hash_changes_with_the_sources_that_train(tmp_path):
 
 def test_a_report_is_on_the_runs_of_the_file_with_all_their_seeds(tmp_path):
   root, d8 = tmp_path / "runs", LADDER["d8"]
-  launch.sweep({"d8": d8, "d16": LADDER["d16"]}, root, whole=True)
+  launch.sweep({"d8": d8, "d16": LADDER["d16"]}, root, listed="ladder")
   # What `fmjax train ladder.py:d8 --run.…` leaves in the folder.
   shorter = override(d8, {"run.steps": 3})
   launch.sweep({"d8": shorter}, root)
@@ -473,9 +464,9 @@ def test_a_report_is_on_the_runs_of_the_file_with_all_their_seeds(tmp_path):
   assert [r["steps"] for r in content["rungs"]] == [6, 6]
   assert sorted(content["rungs"][0]["seeds"]) == [0, 7]
   (note,) = content["notes"]
-  assert "has no such run" in note
+  assert "has such a run" in note
   # Without the list nobody knows what belongs together: it must be said.
-  (root / "sweep.json").unlink()
+  launch.list_path(root, "ladder").unlink()
   with pytest.raises(DataError, match="unequal steps"):
     report([root], tmp_path)
   runs, _ = find_runs([root])

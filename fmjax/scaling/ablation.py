@@ -1,0 +1,479 @@
+"""Arms of an ablation: each against the reference, on the same users.
+
+An arm is named `data-arm-sSEED`, as `arms` makes it: one data set, one change
+of the reference, one seed. Seeds are averaged first, then users are resampled:
+the intervals are of the difference between two methods on the same people, not
+of the luck of a seed.
+
+An arm of another granularity is asked other queries. It is compared on those
+that both are asked: the same user, second and item.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fmjax.config import ConfigError, Experiment, from_dict, override, suggest
+from fmjax.data.prepare import ensure_prepared
+from fmjax.data.schema import DataError
+from fmjax.eval.compare import check_same_queries, compare
+from fmjax.eval.metrics import by_user, coverage, intervals, query_values
+from fmjax.eval.ranked import Ranked
+from fmjax.scaling import launch, measure, records
+from fmjax.scaling.rungs import (
+  SELECTED_ON,
+  Rung,
+  but_seed,
+  find_runs,
+  read_rungs,
+)
+
+METRICS = ("nll", "hr@10", "ndcg@10")
+COMPARED = "ndcg@10"  # with baselines
+COLD = 20  # training tokens below which a target is cold
+SLICES = ("all", "unseen", "cold", "warm")
+# A gap is between the best that needs no users and the best that there is.
+STATIC, ORACLE = "popularity_age_hour", "oracle"
+
+_NAME = re.compile(r"(?P<data>[a-z0-9_]+)-(?P<arm>[a-z0-9_]+)-s(?P<seed>\d+)")
+
+
+def arms(
+  data: str, entries: Mapping[str, Experiment], *, seeds: int
+) -> dict[str, Experiment]:
+  """Every arm with `seeds` seeds, by the names that a report reads."""
+  return {
+    f"{data}-{arm}-s{seed}": override(experiment, {"run.seed": seed})
+    for arm, experiment in entries.items()
+    for seed in range(seeds)
+  }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arm:
+  """One configuration on one data set, with all its seeds.
+
+  Attributes:
+    data: name of the data set.
+    name: of the arm.
+    rung: its runs.
+    root: the folder that they lie in.
+  """
+
+  data: str
+  name: str
+  rung: Rung
+  root: pathlib.Path
+
+  @property
+  def ranked(self) -> list[Ranked]:
+    return self.rung.ranked
+
+  @property
+  def granularity(self) -> dict[str, Any]:
+    return self.rung.first["config"]["data"]["granularity"]
+
+
+def read_arms(
+  places: Sequence[pathlib.Path],
+) -> tuple[dict[str, list[Arm]], list[str]]:
+  """Arms by data set, and a sentence on each run that was left out.
+
+  An arm is called as the experiment files among the places call it: files that
+  share a folder may have other names for a run.
+
+  Raises:
+    DataError: a run has no arm's name, or two arms have the same.
+  """
+  run_dirs, notes = find_runs(places)
+  called = _called(places)
+  members: dict[tuple[str, str], list[pathlib.Path]] = {}
+  for run_dir in run_dirs:
+    result = records.read_json(run_dir / "result.json") or {}
+    named = _parse(called.get(but_seed(run_dir)) or result.get("name", ""))
+    members.setdefault((named["data"], named["arm"]), []).append(run_dir)
+  found: dict[str, list[Arm]] = {}
+  for (data, name), seeds in members.items():
+    rungs = read_rungs(seeds)
+    if len(rungs) > 1:
+      raise DataError(
+        f"the seeds of {data}-{name} differ by more than their seed; name the"
+        " run directories that belong together"
+      )
+    arm = Arm(data=data, name=name, rung=rungs[0], root=seeds[0].parent)
+    found.setdefault(data, []).append(arm)
+  for data, of_data in found.items():
+    codes = sorted({arm.rung.first["code_hash"] for arm in of_data})
+    if len(codes) > 1:
+      notes.append(f"the arms on {data} are of other code: {', '.join(codes)}")
+  return found, notes
+
+
+def _called(places: Sequence[pathlib.Path]) -> dict[Any, str]:
+  """What experiment files call their runs, by all of these but the seed."""
+  lists = [p for p in places if p.name.endswith(launch.LIST_SUFFIX)]
+  return {
+    but_seed(path.parent / run): name
+    for path in lists
+    for name, run in (launch.read_list(path) or {}).items()
+  }
+
+
+def _parse(name: str) -> Mapping[str, str]:
+  matched = _NAME.fullmatch(name)
+  if matched is None:
+    raise DataError(
+      f"{name!r} is no arm of an ablation; an arm is called data-arm-sSEED, as"
+      " `fmjax.scaling.ablation.arms` names it"
+    )
+  return matched.groupdict()
+
+
+def compare_arms(
+  found: Sequence[Arm],
+  *,
+  reference: str,
+  baselines: Mapping[str, Ranked] | None = None,
+) -> dict[str, dict[str, Any]]:
+  """What a result file says of each arm of one data set, by its name.
+
+  Args:
+    found: arms of one data set.
+    reference: the arm that the others are compared with.
+    baselines: their ranks of the reference's queries.
+  """
+  base = find_reference(found, reference)
+  baselines = baselines or {}
+  known = {name: _Known.of(baselines, name) for name in SLICES}
+  content = {}
+  for arm in found:
+    facts = {
+      "name": f"{arm.data}-{arm.name}",
+      "arm": arm.name,
+      "data": arm.data,
+      "reference": reference,
+      "seeds": [result["seed"] for result in arm.rung.results],
+      "run_ids": [result["run_id"] for result in arm.rung.results],
+      "selected_steps": [r["selected_step"] for r in arm.rung.results],
+      "tokens": round(arm.rung.mean("tokens")),
+      "train_s": arm.rung.mean("train_s"),
+      "cold_below": COLD,
+      "validation_mean": {SELECTED_ON: arm.rung.validation},
+    }
+    mine, theirs, of_slice = arm.ranked, base.ranked, known
+    if arm.granularity != base.granularity:
+      mine, theirs, asked_n = on_common_queries(mine, theirs)
+      facts["left_out_queries"] = {
+        arm.name: len(arm.ranked[0].rank) - len(mine[0].rank),
+        reference: len(base.ranked[0].rank) - len(mine[0].rank),
+      }
+      common = {name: r.where(asked_n) for name, r in baselines.items()}
+      of_slice = {name: _Known.of(common, name) for name in SLICES}
+    slices = {
+      name: _slice(
+        mine, None if arm is base else theirs, name, known=of_slice[name]
+      )
+      for name in SLICES
+    }
+    content[arm.name] = {**facts, **_headline(slices), "slices": slices}
+    if gate := _gate(arm):
+      content[arm.name]["gate"] = gate
+  return content
+
+
+def find_reference(found: Sequence[Arm], reference: str) -> Arm:
+  """The arm of that name.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  by_name = {arm.name: arm for arm in found}
+  if reference not in by_name:
+    raise ConfigError(
+      f"no arm {reference!r} on {found[0].data}"
+      + suggest(reference, sorted(by_name))
+    )
+  return by_name[reference]
+
+
+def on_common_queries(
+  mine: Sequence[Ranked], theirs: Sequence[Ranked]
+) -> tuple[list[Ranked], list[Ranked], np.ndarray]:
+  """Answers to the queries that two granularities share.
+
+  A query is shared if user, second and item are; what its history and its
+  item's training tokens count is then told as `theirs` counts it.
+
+  Returns:
+    Both sides, and which queries of `theirs` are shared, bool [n].
+
+  Raises:
+    DataError: they share none.
+  """
+
+  def names(ranked: Ranked) -> np.ndarray:
+    columns = ("user", "time_s", "item")
+    query_n = np.empty(len(ranked.rank), [(name, "i4") for name in columns])
+    for name in columns:
+      query_n[name] = getattr(ranked, name)
+    return query_n
+
+  _, one_n, other_n = np.intersect1d(
+    names(mine[0]), names(theirs[0]), return_indices=True
+  )
+  if not len(one_n):
+    raise DataError(
+      "the arms of two granularities share no query: prepare both from one log"
+    )
+  # Rising, as every run's queries are: a user has one of them.
+  asked_n = np.zeros(len(theirs[0].rank), bool)
+  asked_n[other_n] = True
+  order = one_n[np.argsort(other_n)]
+  theirs = [ranked.where(asked_n) for ranked in theirs]
+  same = {
+    name: getattr(theirs[0], name)
+    for name in ("history_length", "train_count", "data_checksum")
+  }
+  return (
+    [dataclasses.replace(run.where(order), **same) for run in mine],
+    theirs,
+    asked_n,
+  )
+
+
+def part(ranked: Ranked, name: str) -> Ranked:
+  """The queries of a slice, by training tokens of their target."""
+  count = ranked.train_count
+  chosen = {
+    "all": np.full(len(count), True),
+    "unseen": count == 0,
+    "cold": count < COLD,
+    "warm": count >= COLD,
+  }[name]
+  return ranked.where(chosen)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Known:
+  """The baselines on a slice: their answers, and what these are worth."""
+
+  ranked: dict[str, Ranked]
+  metrics: dict[str, dict[str, Any]]
+
+  @classmethod
+  def of(cls, baselines: Mapping[str, Ranked], slice_name: str) -> "_Known":
+    ranked = {name: part(r, slice_name) for name, r in baselines.items()}
+    metrics = {
+      name: seed_means([r]) for name, r in ranked.items() if len(r.rank)
+    }
+    return cls(ranked=ranked, metrics=metrics)
+
+
+def _slice(
+  runs: Sequence[Ranked],
+  base: Sequence[Ranked] | None,
+  name: str,
+  *,
+  known: _Known,
+) -> dict[str, Any]:
+  """All that is said of a slice; `base` is None for the reference itself."""
+  mine = [part(ranked, name) for ranked in runs]
+  queries = len(mine[0].rank)
+  content: dict[str, Any] = {"queries": queries}
+  if not queries:
+    return content
+  content["users"] = len(np.unique(mine[0].user))
+  content |= seed_means(mine)
+  content["coverage@10"] = float(np.mean([coverage(run) for run in mine]))
+  if base is not None:
+    theirs = [part(ranked, name) for ranked in base]
+    content["to_reference"] = {
+      metric: _difference(mine, theirs, metric) for metric in METRICS
+    }
+  if known.ranked:
+    content["baselines"] = known.metrics
+    content["compare"] = to_baselines(mine, known.ranked)
+  if {STATIC, ORACLE} <= set(known.ranked):
+    content |= gap_closed(
+      mine, static=known.ranked[STATIC], oracle=known.ranked[ORACLE]
+    )
+  return content
+
+
+def _headline(slices: Mapping[str, Any]) -> dict[str, Any]:
+  """Of the slices, what an arm is first asked for."""
+  content = {}
+  if "compare" in slices["all"]:
+    content["compare"] = slices["all"]["compare"]
+  for name, suffix in (("all", ""), ("cold", "_cold")):
+    for key in ("gap_closed", "gap_closed_ci"):
+      if key in slices[name]:
+        content[key.replace("closed", f"closed{suffix}")] = slices[name][key]
+  return content
+
+
+def _gate(arm: Arm) -> dict[str, Any] | None:
+  """The learned weight of the id by age, mean over seeds; None without."""
+  gates = [r["gate"] for r in arm.rung.results if r.get("gate")]
+  if not gates:
+    return None
+  by_seed = [gate["id_weight"] for gate in gates]
+  return {
+    "first_days": gates[0]["first_days"],
+    "id_weight": np.mean(by_seed, axis=0).tolist(),
+    "id_weight_by_seed": by_seed,
+  }
+
+
+def seed_means(
+  runs: Sequence[Ranked], metrics: Sequence[str] = METRICS
+) -> dict[str, Any]:
+  """Each metric, mean over seeds, with its 95 % interval over users."""
+  user = runs[0].user
+  weight = by_user(user, np.ones(len(user)))
+  totals = {
+    metric: by_user(user, _seed_mean(runs, metric)) for metric in metrics
+  }
+  ends = intervals(totals, weight)
+  return {
+    **{name: float(t.sum() / weight.sum()) for name, t in totals.items()},
+    **{f"{name}_ci": end for name, end in ends.items()},
+  }
+
+
+def _seed_mean(runs: Sequence[Ranked], metric: str) -> np.ndarray:
+  return np.mean([query_values(run, metric) for run in runs], axis=0)
+
+
+def _difference(
+  mine: Sequence[Ranked], theirs: Sequence[Ranked], metric: str
+) -> dict[str, Any]:
+  found = compare(mine, theirs, metric=metric)
+  return {
+    "difference": found.difference,
+    "interval": list(found.interval),
+    "separates": found.separates,
+  }
+
+
+def to_baselines(
+  mine: Sequence[Ranked], baselines: Mapping[str, Ranked]
+) -> dict[str, dict[str, Any]]:
+  """NDCG@10 minus each baseline's, paired: as `compare`, all in one pass."""
+  for other in (*mine, *baselines.values()):
+    check_same_queries(mine[0], other)
+  user = mine[0].user
+  weight = by_user(user, np.ones(len(user)))
+  value_n = _seed_mean(mine, COMPARED)
+  differences = {
+    name: by_user(user, value_n - query_values(ranked, COMPARED))
+    for name, ranked in baselines.items()
+  }
+  ends = intervals(differences, weight)
+  return {
+    name: {
+      "difference": float(of_user.sum() / weight.sum()),
+      "interval": ends[name],
+      "separates": ends[name][0] > 0 or ends[name][1] < 0,
+    }
+    for name, of_user in differences.items()
+  }
+
+
+def gap_closed(
+  mine: Sequence[Ranked], *, static: Ranked, oracle: Ranked
+) -> dict[str, Any]:
+  """Share of the NLL between `static` and `oracle`, with its interval.
+
+  1 is the oracle's, 0 the static baseline's; nothing where they are the same.
+  """
+  for other in (*mine, oracle):
+    check_same_queries(static, other)
+  of_static = query_values(static, "nll")
+  closed = by_user(static.user, of_static - _seed_mean(mine, "nll"))
+  gap = by_user(static.user, of_static - query_values(oracle, "nll"))
+  if gap.sum() <= 0:
+    return {}
+  return {
+    "gap_closed": float(closed.sum() / gap.sum()),
+    # Both sides of the ratio are of the same resampled users.
+    "gap_closed_ci": intervals({"gap": closed}, gap)["gap"],
+  }
+
+
+def report(
+  places: Sequence[pathlib.Path],
+  out: pathlib.Path,
+  *,
+  reference: str,
+  result_folder: pathlib.Path | None = None,
+  command: str = "",
+) -> dict[str, Any]:
+  """Writes `ablation.json`, and to `result_folder` one file an arm.
+
+  Args:
+    places: run directories, folders of them (a sweep's root), or the list of an
+      experiment file's runs (`launch.list_path`).
+    out: where to.
+    reference: the arm that the others are compared with, on every data set.
+    result_folder: where results are committed, see `result_path`.
+    command: regenerates those results.
+
+  Returns:
+    By data set, the arms; and "notes" on runs that were left out.
+  """
+  found, notes = read_arms(places)
+  content: dict[str, Any] = {}
+  for data, members in found.items():
+    base = find_reference(members, reference)
+    for arm in members:
+      if arm.granularity != base.granularity:
+        _require_same_rows(arm, base)
+    content[data] = compare_arms(
+      members,
+      reference=reference,
+      baselines=measure.read_baselines(
+        measure.baselines_of_result(base.rung.first, root=base.root)
+      ),
+    )
+  if result_folder is not None:
+    for data, members in found.items():
+      for arm in members:
+        said = content[data][arm.name]
+        records.write_result(
+          result_path(result_folder, arm),
+          command=command,
+          result=arm.rung.first,
+          baselines=said["slices"]["all"].get("baselines", {}),
+          extra=said,
+        )
+  out.mkdir(parents=True, exist_ok=True)
+  records.write_json(out / "ablation.json", {"arms": content, "notes": notes})
+  return {"arms": content, "notes": notes}
+
+
+def result_path(folder: pathlib.Path, arm: Arm) -> pathlib.Path:
+  """`<study>/<data>_<arm>.json`; in the folder of its own data `<arm>.json`."""
+  own = folder.name == arm.data
+  return folder / (f"{arm.name}.json" if own else f"{arm.data}_{arm.name}.json")
+
+
+def _require_same_rows(arm: Arm, base: Arm) -> None:
+  """Users and items have the same rows in both preparations of the log."""
+  one, other = (
+    ensure_prepared(from_dict(a.rung.first["config"]).data) for a in (arm, base)
+  )
+  for what, mine, theirs in (
+    ("users", one.user_ids, other.user_ids),
+    ("items", one.catalog.item_ids, other.catalog.item_ids),
+  ):
+    if not np.array_equal(mine, theirs):
+      raise DataError(
+        f"{arm.name} and {base.name} on {arm.data} number their {what}"
+        " differently, so their queries cannot be paired; prepare both from one"
+        " log"
+      )
