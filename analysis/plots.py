@@ -30,9 +30,9 @@ _PUBLISHED = {
   "SASRec, BCE (published)": published.SASREC_BCE["ndcg@10"],
 }
 # Of Okabe and Ito, told apart with any color vision.
-_BLUE, _RED, _GREEN = "#0072B2", "#D55E00", "#009E73"
-_INK, _PALE, _GRID = "#222222", "#9a9a9a", "#e6e6e6"
-_SIDES = {"fmjax": _BLUE, "peer": _RED}
+BLUE, RED, GREEN = "#0072B2", "#D55E00", "#009E73"
+INK, PALE, GRID = "#222222", "#9a9a9a", "#e6e6e6"
+_SIDES = {"fmjax": BLUE, "peer": RED}
 _STYLE: Any = {"font.size": 11, "svg.hashsalt": "fmjax"}
 _BAR = 0.36  # height of one of two bars
 
@@ -50,11 +50,11 @@ def movielens_1m(result: Result) -> Figure:
   curve = result["curve"]
   test, (low, high) = result["test"]["ndcg@10"], result["test"]["ndcg@10_ci"]
   popularity = result["baselines"]["popularity_all"]["ndcg@10"]
-  canvas, (axis,) = _panels(8, 4.2)
+  canvas, (axis,) = panels(8, 4.2)
   axis.plot(
     [point["step"] for point in curve],
     [point["ndcg@10"] for point in curve],
-    color=_BLUE,
+    color=BLUE,
     linewidth=1.8,
     label="validation",
   )
@@ -63,14 +63,14 @@ def movielens_1m(result: Result) -> Figure:
     [test],
     yerr=[[test - low], [high - test]],
     fmt="o",
-    color=_INK,
+    color=INK,
     capsize=3,
     label=f"test of the selected step, {test:.4f} (95 % over users)",
   )
   lines = {**_PUBLISHED, "popularity, all time": popularity}
   for (name, value), color, dashes in zip(
     lines.items(),
-    (_RED, "#B07D00", "#CC79A7"),
+    (RED, "#B07D00", "#CC79A7"),
     ("--", ":", "-."),
     strict=True,
   ):
@@ -84,7 +84,7 @@ def movielens_1m(result: Result) -> Figure:
   axis.set_ylim(bottom=0)
   axis.set_xlabel("training step")
   axis.set_ylabel("NDCG@10, full ranking")
-  _title(axis, "MovieLens-1M, leave-last-out: SASRec with full cross-entropy")
+  headline(axis, "MovieLens-1M, leave-last-out: SASRec with full cross-entropy")
   axis.legend(
     loc="center right", bbox_to_anchor=(1.0, 0.35), fontsize=9, frameon=False
   )
@@ -101,13 +101,13 @@ def throughput(result: Result) -> Figure:
     for loss, label in bench.LOSSES.items()
     if loss in result["losses"]
   }
-  canvas, (*axes, memory) = _panels(13, 3.9, len(losses) + 1)
+  canvas, (*axes, memory) = panels(13, 3.9, len(losses) + 1)
   names = _names(result)
   fastest = 0.0
   for axis, (label, of) in zip(axes, losses.items(), strict=True):
     for pair in of["pairs"]:
       rates = [pair[s]["tokens"] / pair[s]["seconds"] / 1e3 for s in _SIDES]
-      axis.plot([0, 1], rates, color=_PALE, linewidth=0.8, zorder=1)
+      axis.plot([0, 1], rates, color=PALE, linewidth=0.8, zorder=1)
       axis.scatter([0, 1], rates, color=list(_SIDES.values()), s=22, zorder=3)
       fastest = max(fastest, *rates)
     for place, (side, color) in enumerate(_SIDES.items()):
@@ -124,7 +124,7 @@ def throughput(result: Result) -> Figure:
     axis.set_xlim(-0.7, 1.7)
     axis.set_xticks([0, 1], list(names.values()))
     low, high = min(of["pair_ratios"]), max(of["pair_ratios"])
-    _title(axis, f"{label}\n{of['ratio']:.1f} × ({low:.1f} to {high:.1f})")
+    headline(axis, f"{label}\n{of['ratio']:.1f} × ({low:.1f} to {high:.1f})")
   for axis in axes:  # one scale, so that losses compare, too
     axis.set_ylim(0, 1.06 * fastest)
     axis.set_ylabel("1,000 real tokens/s" if axis is axes[0] else "")
@@ -139,13 +139,13 @@ def throughput(result: Result) -> Figure:
     memory, [label.replace(" ", "\n", 1) for label in losses], bars
   )
   memory.set_xlabel("GiB")
-  _title(memory, "peak memory\n")
+  headline(memory, "peak memory\n")
   return canvas
 
 
 def time_to_quality(result: Result) -> Figure:
   """Validation NDCG@10 against each side's own training seconds."""
-  canvas, (axis,) = _panels(8, 4.4)
+  canvas, (axis,) = panels(8, 4.4)
   names = _names(result)
   for side, color in _SIDES.items():
     curve = result["curves"][side]
@@ -164,7 +164,7 @@ def time_to_quality(result: Result) -> Figure:
       axis.axvline(reached, color=color, linestyle=":", linewidth=1.2)
   axis.axhline(
     result["threshold"],
-    color=_INK,
+    color=INK,
     linestyle="--",
     linewidth=1.2,
     label=f"NDCG@10 = {result['threshold']:g}",
@@ -176,22 +176,22 @@ def time_to_quality(result: Result) -> Figure:
   axis.set_xlabel("training seconds, compilation included, evaluation excluded")
   axis.set_ylabel("validation NDCG@10")
   canvas.legend(loc="outside lower center", ncols=3, fontsize=10, frameon=False)
-  _title(axis, "MovieLens-1M: time to quality, an epoch a point")
+  headline(axis, "MovieLens-1M: time to quality, an epoch a point")
   return canvas
 
 
 def floor(result: Result) -> Figure:
   """Milliseconds of a step by part: at the machine's rates, and traced."""
   parts = result["parts"]
-  canvas, (axis,) = _panels(8, 0.55 * len(parts) + 1.5)
+  canvas, (axis,) = panels(8, 0.55 * len(parts) + 1.5)
   bars = {
-    "at the machine's rates": (_PALE, [part["least_ms"] for part in parts]),
-    "in the trace": (_BLUE, [part["measured_ms"] for part in parts]),
+    "at the machine's rates": (PALE, [part["least_ms"] for part in parts]),
+    "in the trace": (BLUE, [part["measured_ms"] for part in parts]),
   }
   _pairs_of_bars(axis, [_plain(part["part"]) for part in parts], bars)
   axis.set_xlabel("ms a step")
   axis.legend(loc="lower right", fontsize=9.5, frameon=False)
-  _title(
+  headline(
     axis,
     f"a step takes {result['step_ms']:.0f} ms; its parts at the machine's"
     f" rates, {result['least_ms']:.0f} ms",
@@ -205,18 +205,18 @@ def changes(result: Result) -> Figure:
   Blue: milliseconds after the change; pale: what it saved (or cost, red).
   """
   ladder = result["changes"]
-  canvas, (axis,) = _panels(8, 0.45 * len(ladder) + 1.3)
+  canvas, (axis,) = panels(8, 0.45 * len(ladder) + 1.3)
   before = ladder[0]["step_ms"]
   for place, rung in enumerate(ladder):
     after = rung["step_ms"]
     saved = before - after
-    axis.barh(place, min(before, after), 0.7, color=_BLUE)
+    axis.barh(place, min(before, after), 0.7, color=BLUE)
     axis.barh(
       place,
       abs(saved),
       0.7,
       left=min(before, after),
-      color=_PALE if saved > 0 else _RED,
+      color=PALE if saved > 0 else RED,
       alpha=0.55,
     )
     rate = f"{after:.0f} ms, {rung['tokens_per_s'] / 1e3:.1f} k tokens/s"
@@ -228,28 +228,28 @@ def changes(result: Result) -> Figure:
   axis.grid(False, axis="y")
   axis.set_xlabel("ms a step (pale: what the change saved)")
   times = ladder[0]["step_ms"] / ladder[-1]["step_ms"]
-  _title(axis, f"each change on top of those before it: {times:.1f} × in all")
+  headline(axis, f"each change on top of those before it: {times:.1f} × in all")
   return canvas
 
 
 def parts(result: Result) -> Figure:
   """Milliseconds of each hot part beside its plain twin."""
   measured = result["parts"]
-  canvas, (axis,) = _panels(8, 0.5 * len(measured) + 1.3)
+  canvas, (axis,) = panels(8, 0.5 * len(measured) + 1.3)
   bars = {
-    "fast form": (_BLUE, [part["fast_ms"] for part in measured]),
-    "plain twin": (_PALE, [part["plain_ms"] for part in measured]),
+    "fast form": (BLUE, [part["fast_ms"] for part in measured]),
+    "plain twin": (PALE, [part["plain_ms"] for part in measured]),
   }
   _pairs_of_bars(axis, [_plain(part["part"]) for part in measured], bars)
   axis.set_xlabel("ms, forward and gradient")
   axis.legend(loc="lower right", fontsize=9.5, frameon=False)
-  _title(axis, "parts of a step, each alone")
+  headline(axis, "parts of a step, each alone")
   return canvas
 
 
 def evaluation(result: Result) -> Figure:
   """Seconds of every evaluation of all users, and of the first."""
-  canvas, (axis,) = _panels(8, 2.2)
+  canvas, (axis,) = panels(8, 2.2)
   names = _names(result)
   for place, (side, color) in enumerate(_SIDES.items()):
     every = [pair[side]["seconds"] for pair in result["pairs"]]
@@ -270,7 +270,7 @@ def evaluation(result: Result) -> Figure:
   axis.set_xlim(left=0)
   axis.grid(False, axis="y")
   axis.set_xlabel("seconds (line: median; open: the first, with compilation)")
-  _title(
+  headline(
     axis,
     f"evaluating {result['users']:,} users takes {result['ratio']:.2f} × the"
     " peer's time",
@@ -282,10 +282,10 @@ def reading(result: Result) -> Figure:
   """Tokens per second of the input pipeline alone and of a training step."""
   turns = {"training step": result["step_turns"], **result["input_turns"]}
   facts = result["logs"]
-  canvas, (axis,) = _panels(8, 0.5 * len(turns) + 1.2)
+  canvas, (axis,) = panels(8, 0.5 * len(turns) + 1.2)
   labels = []
   for place, (name, rates) in enumerate(turns.items()):
-    color = _GREEN if name in facts else _BLUE
+    color = GREEN if name in facts else BLUE
     median = statistics.median(rates)
     axis.scatter(rates, [place] * len(rates), color=color, s=22, zorder=3)
     axis.vlines(median, place - 0.25, place + 0.25, color=color, linewidth=2)
@@ -298,13 +298,13 @@ def reading(result: Result) -> Figure:
   every = [rate for rates in turns.values() for rate in rates]
   axis.set_xlim(min(every) / 2, 6 * max(every))
   axis.set_xlabel("tokens/s (line: median of the turns)")
-  _title(axis, "batches read, with nothing else to do")
+  headline(axis, "batches read, with nothing else to do")
   return canvas
 
 
 def prepare(result: Result) -> Figure:
   """Events per second and peak memory of `prepare` against a log's length."""
-  canvas, axes = _panels(10, 3.8, 2)
+  canvas, axes = panels(10, 3.8, 2)
   sides = {"fmjax": ("fmjax", result["sizes"])}
   if result["peer"]:
     sides["peer"] = (_names(result)["peer"], result["peer"])
@@ -335,23 +335,23 @@ def prepare(result: Result) -> Figure:
     axis.set_xlabel("events in the log")
     axis.set_ylabel(label)
   axes[0].legend(fontsize=9.5, frameon=False)
-  _title(axes[0], "from Parquet to what trains")
-  _title(axes[1], f"fmjax's engine limited to {result['memory_limit']}")
+  headline(axes[0], "from Parquet to what trains")
+  headline(axes[1], f"fmjax's engine limited to {result['memory_limit']}")
   return canvas
 
 
 def choices(result: Result) -> Figure:
   """What remat and the activations' type cost in time, and save in memory."""
-  panels = [
+  shown = [
     ("remat", "step_ms", "ms a step", 1.0),
     ("remat", "temp_bytes", "MiB beside parameters and batch", 2.0**-20),
     ("dtype", "step_ms", "ms a step", 1.0),
   ]
-  canvas, axes = _panels(11, 2.4, 3)
-  for axis, (choice, key, label, unit) in zip(axes, panels, strict=True):
+  canvas, axes = panels(11, 2.4, 3)
+  for axis, (choice, key, label, unit) in zip(axes, shown, strict=True):
     for place, row in enumerate(result[choice]):
       if row.get(key) is not None:
-        axis.barh(place, unit * row[key], 0.6, color=_BLUE)
+        axis.barh(place, unit * row[key], 0.6, color=BLUE)
         _tell(axis, unit * row[key], place, f"{unit * row[key]:.0f}")
     names = [row[choice] for row in result[choice]]
     axis.set_yticks(range(len(names)), names, fontsize=9.5)
@@ -362,11 +362,11 @@ def choices(result: Result) -> Figure:
   for axis, title in zip(
     axes, ("remat: time", "remat: memory", "activations: time"), strict=True
   ):
-    _title(axis, title)
+    headline(axis, title)
   return canvas
 
 
-def _panels(
+def panels(
   width: float, height: float, columns: int = 1
 ) -> tuple[Figure, list[Axes]]:
   """An empty figure (sizes in inches) and its panels, side by side."""
@@ -374,7 +374,7 @@ def _panels(
   FigureCanvasAgg(canvas)
   axes = [canvas.add_subplot(1, columns, n + 1) for n in range(columns)]
   for axis in axes:
-    axis.grid(True, color=_GRID, linewidth=0.8)
+    axis.grid(True, color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     for side in ("top", "right"):
       axis.spines[side].set_visible(False)
@@ -417,11 +417,11 @@ def _tell(axis: Axes, x: float, y: float, text: str) -> None:
     textcoords="offset points",
     va="center",
     fontsize=9,
-    color=_INK,
+    color=INK,
   )
 
 
-def _title(axis: Axes, text: str) -> None:
+def headline(axis: Axes, text: str) -> None:
   axis.set_title(text, loc="left", weight="bold", fontsize=12)
 
 
@@ -453,7 +453,7 @@ def write(
     draw(result).savefig(file, **saving)
 
 
-def _both(draw: Draw) -> Callable[[Result, pathlib.Path], None]:
+def both(draw: Draw) -> Callable[[Result, pathlib.Path], None]:
   """Writes a PNG and an SVG beside it."""
 
   def save(result: Result, path: pathlib.Path) -> None:
@@ -478,7 +478,7 @@ BENCH: dict[str, tuple[str, Draw]] = {
 # Figure: what it is drawn from, and the function that writes it.
 PLOTS: dict[str, tuple[str, Callable[[Result, pathlib.Path], None]]] = {
   "quickstart": ("movietweetings/quickstart.json", quickstart),
-  "movielens_1m": ("movielens_1m/sasrec_ce.json", _both(movielens_1m)),
+  "movielens_1m": ("movielens_1m/sasrec_ce.json", both(movielens_1m)),
 }
 
 
@@ -498,7 +498,7 @@ def main() -> None:
     if result is None:
       print(f"no {path.name}: {bench.not_measured(source)}")
       continue
-    _both(draw)(result, path)
+    both(draw)(result, path)
     print(f"{path.relative_to(HERE.parent)} from results/bench/{source}.json")
   if missing:
     raise SystemExit(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from analysis import bench, published, tables
+from analysis import ablations, bench, published, tables
 from fmjax.scaling import markdown
 
 HERE = pathlib.Path(__file__).parent
@@ -139,6 +139,7 @@ def _read(source: str) -> dict[str, Any]:
 BLOCKS: dict[str, Callable[[], str]] = {
   "quickstart": lambda: quickstart(_read("movietweetings/quickstart.json")),
   "movielens_1m": lambda: movielens_1m(_read("movielens_1m/sasrec_ce.json")),
+  "ablations": ablations.readme,
   "performance": lambda: performance(bench.read_all()),
 }
 

@@ -26,7 +26,7 @@ from fmjax import mesh
 from fmjax.config import (
   FusedAttention,
   LeaveLastOut,
-  MovieTweetings,
+  Synthetic,
   override,
 )
 from fmjax.data.prepare import prepare
@@ -63,7 +63,7 @@ def test_fmjax_trains_and_evaluates_as_asked(tmp_path):
   experiment = override(
     sasrec_ce(),
     {
-      "data.source": MovieTweetings(),
+      "data.source": Synthetic(events=3_000, users=150, items=60),
       "data.window": 16,
       "data.stride": 16,
       "data.rows": 4,

@@ -1,6 +1,7 @@
 """Every experiment of every file can be built, counted and trained."""
 
 import ast
+import dataclasses
 import functools
 import pathlib
 
@@ -16,6 +17,7 @@ from fmjax.config import (
   Globo,
   MovieLens,
   MovieLensSasrec,
+  Synthetic,
   content_hash,
   override,
   to_dict,
@@ -32,11 +34,29 @@ from fmjax.train.loop import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "experiments").glob("*.py"))
-ENTRIES = [
-  pytest.param(experiment, id=f"{path.stem}:{name}")
-  for path in FILES
-  for name, experiment in load(str(path)).experiments.items()
-]
+
+
+def entries_of(path: pathlib.Path) -> dict[str, Experiment]:
+  """Those of a file that are tested: of an ablation its last synthetic arm.
+
+  Arms share all parts but one, and test_ablations.py looks at each.
+  """
+  found = load(str(path)).experiments
+  if path.stem.startswith("ablate_"):
+    last = [name for name in found if name.startswith("synthetic-")][-1]
+    return {last: found[last]}
+  return found
+
+
+# The seeds of an arm are one experiment.
+ENTRIES = {
+  content_hash(to_dict(override(experiment, {"run.seed": 0}))): pytest.param(
+    experiment, id=f"{path.stem}:{name}"
+  )
+  for path in reversed(FILES)
+  for name, experiment in reversed(entries_of(path).items())
+}.values()
+ARMS = ("ablate_", "unseen:")
 # Folders of the data sets that do not ship with fmjax.
 DOWNLOADED = {
   MovieLens: "movielens-1m",
@@ -51,10 +71,13 @@ def shrunken(experiment: Experiment) -> Experiment:
     experiment,
     {
       "model.width": 16,
-      "model.layers": 2,
+      "model.layers": 1,
       "model.heads": 2,
+      "data.window": min(experiment.data.window, 64),
+      "data.stride": min(experiment.data.stride, 64),
       "data.rows": 4,
       "optim.learning_rate": 1e-3,
+      "run.seed": 0,
       "run.steps": 2,
       "run.evaluate_every": 2,
       "run.checkpoint_every": 2,
@@ -63,9 +86,14 @@ def shrunken(experiment: Experiment) -> Experiment:
   )
 
 
-# The rungs of a ladder shrink to the same experiment: train it once.
+# The rungs of a ladder shrink to the same experiment: train it once. An arm has
+# most parts of its reference and takes as long to compile: that is slow.
 SHRUNKEN = {
-  content_hash(to_dict(small)): pytest.param(small, id=entry.id)
+  content_hash(to_dict(small)): pytest.param(
+    small,
+    id=entry.id,
+    marks=pytest.mark.slow if entry.id.startswith(ARMS) else (),
+  )
   for entry in ENTRIES
   for small in [shrunken(entry.values[0])]
 }
@@ -78,6 +106,9 @@ def prepared(tmp_path_factory):
 
   @functools.cache
   def get(data: DataConfig) -> Prepared:
+    if isinstance(data.source, Synthetic):  # as many items in fewer events
+      short = dataclasses.replace(data.source, events=20_000, users=300)
+      data = dataclasses.replace(data, source=short)
     folder = DOWNLOADED.get(type(data.source))
     if folder and not (raw.data_root() / folder).is_dir():
       pytest.skip(f"{folder} is not in {raw.data_root()} (FMJAX_DATA)")
@@ -118,6 +149,7 @@ def test_an_experiment_builds_at_full_size_and_its_counts_are_exact(
     objective=experiment.objective,
     rows=data.rows,
     window=data.window,
+    looks=step.looks,
   )
   assert flops.forward.total == jaxpr_flops(step.loss, step.params, step.batch)
   assert flops.executed.total == jaxpr_flops(

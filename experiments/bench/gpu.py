@@ -86,16 +86,17 @@ def full_rows(data: DataConfig) -> Batch:
   rng = np.random.default_rng(0)
   position_bt = np.broadcast_to(np.arange(data.window, dtype=np.int32), shape)
   item_bt = rng.integers(1, SPEC.items, shape).astype(np.int32)
+  time_bt = np.full(shape, 1_400_000_000, np.int32) + position_bt
   return Batch(
     item_bt=item_bt,
     weight_bt=np.ones(shape, np.float32),
     segment_bt=np.ones(shape, np.int32),
     position_bt=position_bt,
-    time_bt=np.full(shape, 1_400_000_000, np.int32) + position_bt,
+    time_bt=time_bt,
     user_bt=np.zeros(shape, np.int32),
     index_bt=position_bt,
     request={},
-    previous={"item": np.roll(item_bt, 1, axis=1)},
+    previous={"item": np.roll(item_bt, 1, axis=1), "time": time_bt - 1},
   )
 
 

@@ -140,15 +140,15 @@ def parts() -> list[Part]:
   def head_of(item_vd) -> ItemHead:
     return ItemHead(item_dv=item_vd.T, mask_v=jnp.arange(v) > 0)
 
-  def pairs(x_nd, item_vd, rows_n, data):
-    return pair_logits(x_nd, take(item_vd, rows_n), flat(data["at_day_bt"]))
+  def pairs(x_nd, item_vd, rows_n):
+    return pair_logits(x_nd, take(item_vd, rows_n))
 
   def full(form):
     def total(x_nd, item_vd, data):
       return form(
         x_nd,
         head_of(item_vd),
-        target_logit_n=pairs(x_nd, item_vd, data["target_n"], data),
+        target_logit_n=pairs(x_nd, item_vd, data["target_n"]),
         weight_bt=data["weight_bt"],
         at_day_bt=data["at_day_bt"],
         chunk=chunk,
@@ -163,16 +163,16 @@ def parts() -> list[Part]:
       ItemHead(item_dv=item_vd[negative_q].T, mask_v=jnp.ones(q, bool)),
       negative_q=negative_q,
       log_count=float(np.log(q / v)),
-      target_logit_n=pairs(x_nd, item_vd, data["target_n"], data),
+      target_logit_n=pairs(x_nd, item_vd, data["target_n"]),
       target_n=data["target_n"],
       weight_n=flat(data["weight_bt"]),
       at_day_n=flat(data["at_day_bt"]),
     )
 
   def binary(x_nd, item_vd, data):
-    negative_logit_n = pairs(x_nd, item_vd, data["other_n"], data)
+    negative_logit_n = pairs(x_nd, item_vd, data["other_n"])
     return binary_cross_entropy(
-      target_logit_n=pairs(x_nd, item_vd, data["target_n"], data),
+      target_logit_n=pairs(x_nd, item_vd, data["target_n"]),
       negative_logit_nq=negative_logit_n[:, None],
       target_n=data["target_n"],
       negative_nq=data["other_n"][:, None],

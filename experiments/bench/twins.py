@@ -14,9 +14,10 @@ from fmjax.model.heads import ItemHead
 
 
 def dense_attention(
-  self, q_bthe, k_bshe, v_bshe, *, segment_bt, dropout_key
+  self, q_bthe, k_bshe, v_bshe, *, segment_bt, bucket_bts, dropout_key
 ) -> jax.Array:
   """`attention.Full`: every pair of positions, masked afterwards."""
+  assert bucket_bts is None, "the twin has no relative time"
   t, e = q_bthe.shape[1], q_bthe.shape[3]
   logits_bhts = jnp.einsum("bthe,bshe->bhts", q_bthe, k_bshe) * e**-0.5
   same_bts = segment_bt[:, :, None] == segment_bt[:, None, :]

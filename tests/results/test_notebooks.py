@@ -39,10 +39,11 @@ def test_a_notebook_is_small_and_tells_no_time(path):
   assert [cell.metadata for cell in notebook.cells if cell.metadata] == []
 
 
-def test_a_notebook_without_any_result_says_what_to_run(tmp_path):
+@pytest.mark.parametrize("name", ["performance", "ablations"])
+def test_a_notebook_without_any_result_says_what_to_run(name, tmp_path):
   copied = shutil.ignore_patterns("results", "figures", "__pycache__")
   shutil.copytree(ANALYSIS, tmp_path / "analysis", ignore=copied)
-  notebook = execute.executed(tmp_path / "analysis" / "performance.ipynb")
+  notebook = execute.executed(tmp_path / "analysis" / f"{name}.ipynb")
   shown = [data for cell in outputs(notebook).values() for data in cell]
   assert len(shown) > 10
   assert all("not measured: run" in data["text/markdown"] for data in shown)

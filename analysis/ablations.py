@@ -1,0 +1,336 @@
+"""What ablations.ipynb and the README show of the ablations.
+
+python -m analysis.ablations    # redraws their figures; also `make figures`
+
+Read from the committed results alone. Where nobody has run a study, a sentence
+says what runs it.
+"""
+
+import io
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from analysis import forests, plots, tables
+from analysis.forests import NAMES, Arms, Result
+from analysis.performance import Shown
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+# Study: what it asks. It is experiments/ablate_<study>.py.
+STUDIES = {
+  "age_gate": "Does the age gate matter, and for which items?",
+  "id_dropout": "How many ids should a training step go without?",
+  "request_features": "What is it worth to know where and on what people ask?",
+  "time": "What is time worth?",
+  "dynamics": "What do age, recent counts and recent training bring?",
+  "granularity": "Should a run of events on one item be one token?",
+}
+# Of one configuration alone: data, experiment file and arm; its result is
+# <data>/<arm>.json.
+REFERENCES = {
+  "synthetic": ("synthetic", "reference"),
+  "movietweetings": ("movietweetings", "reference"),
+  "movielens_1m": ("unseen", "unseen"),
+}
+# What the arms of a study are compared with, unless it is the reference.
+_BASES = {"age_gate": "age_gate", "id_dropout": "age_gate"}
+_GENRE = "popularity_genre"
+_MIXERS = {
+  "age_gate": "age gate",
+  "sum": "sum",
+  "concat": "concatenation",
+  "fixed_gate": "fixed gate, half of each",
+  "id_only": "id only",
+  "metadata_only": "metadata only",
+}
+_DPI = 80
+
+
+def read(study: str) -> Arms:
+  """Its arms by data set; empty where nobody has run it.
+
+  Raises:
+    ValueError: a file compares with another arm than the study does.
+  """
+  found: dict[str, dict[str, Result]] = {}
+  for path in sorted((RESULTS / f"ablate_{study}").glob("*.json")):
+    result = json.loads(path.read_text())
+    if result["reference"] != base(study):
+      raise ValueError(
+        f"{path} compares with {result['reference']!r} instead of"
+        f" {base(study)!r}; remove it and report again"
+      )
+    found.setdefault(result["data"], {})[result["arm"]] = result
+  return {data: found[data] for data in NAMES if data in found}
+
+
+def reference(data: str) -> Result | None:
+  """The result of a data set's reference, or of its unseen items."""
+  _, arm = REFERENCES[data]
+  path = RESULTS / data / f"{arm}.json"
+  return json.loads(path.read_text()) if path.is_file() else None
+
+
+def commands(study: str) -> tuple[str, str]:
+  """What trains the arms of a study, and what writes its results."""
+  file, name = f"experiments/ablate_{study}.py", f"ablate_{study}"
+  return (
+    f"fmjax sweep {file} --runs runs/ablations",
+    f"fmjax report {file} --runs runs/ablations --reference {base(study)}"
+    f" --out runs/ablations/{name} --result analysis/results/{name}",
+  )
+
+
+def base(study: str) -> str:
+  """The arm that the others of a study are compared with."""
+  return _BASES.get(study, "reference")
+
+
+def reference_commands(data: str) -> tuple[str, str]:
+  """Likewise of a data set's reference."""
+  stem, arm = REFERENCES[data]
+  return (
+    f"fmjax sweep experiments/{stem}.py",
+    f"fmjax report experiments/{stem}.py --reference {arm} --out runs/{stem}"
+    f" --result analysis/results/{data}",
+  )
+
+
+def forest(study: str) -> Shown:
+  """The figure of a study."""
+  arms = read(study)
+  if not arms:
+    return _absent(*commands(study))
+  return _drawn(STUDIES[study], forests.forest, arms)
+
+
+def differences(study: str) -> Shown:
+  """The table of a study: each arm minus the reference."""
+  arms = read(study)
+  if not arms:
+    return _absent(*commands(study))
+  rows = []
+  for data, found in arms.items():
+    for arm in forests.arm_order(arms):
+      if arm in found:
+        parts = found[arm]["slices"]
+        rows.append(
+          (
+            NAMES[data],
+            arm,
+            *(
+              _difference(parts[part], metric)
+              for metric in ("nll", "ndcg@10")
+              for part in ("all", "cold")
+            ),
+          )
+        )
+  head = ("data", "arm", "NLL, all", "NLL, cold", "NDCG@10, all")
+  text = tables.markdown((*head, "NDCG@10, cold"), rows, text=(0, 1))
+  return Shown(about=STUDIES[study], markdown=text)
+
+
+def gate() -> Shown:
+  """What the id weighs by age, on every data set with a gated model."""
+  found = _gated()
+  if not found:
+    return _absent(*reference_commands("synthetic"))
+  return _drawn("What does the id weigh by age?", forests.gate, found)
+
+
+def mixers() -> Shown:
+  """How much of what can be known each mixer learns."""
+  arms = read("age_gate").get("synthetic", {})
+  text = mixers_table(arms) if arms else _sentence(*commands("age_gate"))
+  return Shown(about="gap closed by mixer", markdown=text)
+
+
+def unseen() -> Shown:
+  """How items are ranked that training never saw."""
+  return Shown(about="items never seen in training", markdown=unseen_table())
+
+
+def mixers_table(arms: Mapping[str, Result]) -> str:
+  """Share of the NLL between static baseline and oracle, by slice."""
+  rows = []
+  for arm, label in _MIXERS.items():
+    if arm in arms:
+      parts = arms[arm]["slices"]
+      cells = (_gap(parts[part]) for part in ("all", "cold", "warm"))
+      rows.append((label, *cells))
+  return tables.markdown(("mixer", "all", "cold", "warm"), rows)
+
+
+def unseen_table() -> str:
+  """NDCG@10 on targets without a training token, a row a data set."""
+  rows = []
+  for data in REFERENCES:
+    # On MovieTweetings the reference has no ids, so no gate.
+    gated = data == "movietweetings"
+    result = _of_mixers(data) if gated else reference(data)
+    if result is None:
+      needed = commands("age_gate") if gated else reference_commands(data)
+      rows.append((NAMES[data], _sentence(*needed), "", "", "", "", ""))
+      continue
+    part = result["slices"]["unseen"]
+    known = part.get("baselines", {})
+    oracle = known.get("oracle")
+    share = f"{part['ndcg@10'] / oracle['ndcg@10']:.2f}" if oracle else ""
+    rows.append(
+      (
+        NAMES[data],
+        f"{part['queries']:,}",
+        _value(part, "ndcg@10"),
+        _value(known[_GENRE], "ndcg@10") if _GENRE in known else "",
+        _signed(part["compare"][_GENRE]) if _GENRE in known else "",
+        _value(oracle, "ndcg@10") if oracle else "",
+        share,
+      )
+    )
+  head = ("data", "targets", "fmjax", "popularity by genre", "difference")
+  return tables.markdown((*head, "oracle", "of the oracle's"), rows)
+
+
+def readme() -> str:
+  """The README's block: the references, the mixers, the unseen items."""
+  lines = [_references(), ""]
+  arms = read("age_gate")
+  lines.append(
+    "Share of the NLL between popularity by age and hour and the oracle that"
+    " each mixer closes on the synthetic service, on the small budget of the"
+    " ablations, overall, on cold items and on warm ones:"
+  )
+  lines += ["", mixers().markdown or "", ""]
+  if arms:
+    lines += [
+      "![Difference of every mixer to the age gate in NLL and NDCG@10, overall"
+      " and on cold items](analysis/figures/ablate_age_gate.png)",
+      "",
+    ]
+  lines += ["NDCG@10 on items that training never saw:", "", unseen_table(), ""]
+  lines.append(
+    "Brackets: 95 % over users, paired where two methods are compared, seeds"
+    " averaged. [Every arm of every question](analysis/ablations.ipynb)."
+  )
+  return "\n".join(lines)
+
+
+def _references() -> str:
+  """What the whole models reach, against what must be beaten."""
+  rows = []
+  for data in ("synthetic", "movietweetings"):
+    result = reference(data)
+    if result is None:
+      absent = _sentence(*reference_commands(data))
+      rows.append((NAMES[data], absent, "", "", "", ""))
+      continue
+    part = result["slices"]["all"]
+    rival = max(
+      (n for n in part["baselines"] if n.endswith("_rolling")),
+      key=lambda name: part["baselines"][name]["ndcg@10"],
+    )
+    rows.append(
+      (
+        NAMES[data],
+        _value(part, "nll", digits=3),
+        _value(part, "ndcg@10"),
+        f"{_signed(result['compare'][rival])} (`{rival}`)",
+        _gap(part),
+        _gap(result["slices"]["cold"]),
+      )
+    )
+  head = ("reference on", "test NLL", "NDCG@10")
+  return tables.markdown(
+    (
+      *head,
+      "minus the best rolling popularity",
+      "gap closed",
+      "gap closed, cold",
+    ),
+    rows,
+  )
+
+
+def _gated() -> dict[str, Result]:
+  """By data set, its reference if that has a gate, else that of the study."""
+  found = {}
+  for data in ("synthetic", "movietweetings"):
+    for result in (reference(data), _of_mixers(data)):
+      if result and result.get("gate"):
+        found.setdefault(data, result)
+  return found
+
+
+def _of_mixers(data: str) -> Result | None:
+  """The age gate of the study of the mixers."""
+  return read("age_gate").get(data, {}).get("age_gate")
+
+
+def save_figures(folder: pathlib.Path) -> list[str]:
+  """Draws what there are results of; a line on each figure."""
+  told = []
+  for study in STUDIES:
+    name = f"ablate_{study}.png"
+    if arms := read(study):
+      plots.both(forests.forest)(arms, folder / name)
+      told.append(f"{name} from results/ablate_{study}")
+    else:
+      told.append(f"no {name}: {_sentence(*commands(study))}")
+  if found := _gated():
+    plots.both(forests.gate)(found, folder / "age_gate_weights.png")
+    told.append("age_gate_weights.png from results of references")
+  else:
+    absent = _sentence(*reference_commands("synthetic"))
+    told.append(f"no age_gate_weights.png: {absent}")
+  return told
+
+
+def main() -> None:
+  plots.FIGURES.mkdir(parents=True, exist_ok=True)
+  for line in save_figures(plots.FIGURES):
+    print(line)
+
+
+def _drawn(about: str, draw: Any, result: Any) -> Shown:
+  file = io.BytesIO()
+  plots.write(draw, result, file, dpi=_DPI)
+  return Shown(about=about, png=file.getvalue())
+
+
+def _absent(*needed: str) -> Shown:
+  sentence = _sentence(*needed)
+  return Shown(about=sentence, markdown=sentence)
+
+
+def _sentence(sweep: str, report: str) -> str:
+  return f"not measured: run `{sweep}`, then `{report}`"
+
+
+def _difference(part: Result, metric: str) -> str:
+  if "to_reference" not in part:
+    return ""
+  return _signed(part["to_reference"][metric], bold=True)
+
+
+def _signed(told: Result, *, bold: bool = False) -> str:
+  """Bold where the interval excludes 0."""
+  low, high = told["interval"]
+  text = f"{told['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+  return f"**{text}**" if bold and told["separates"] else text
+
+
+def _value(part: Result, metric: str, *, digits: int = 4) -> str:
+  if metric not in part:
+    return ""
+  low, high = part[f"{metric}_ci"]
+  return f"{part[metric]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _gap(part: Result) -> str:
+  return _value(part, "gap_closed", digits=3)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,137 @@
+r"""What do the references of the ablations learn from a million tokens?
+
+  fmjax sweep experiments/ablations.py --runs runs/ablations
+  fmjax report experiments/ablations.py --runs runs/ablations \
+    --reference reference --out runs/ablations/ablations
+
+Every `ablate_*.py` changes one part of these and is swept into the same folder:
+there a reference is trained once for all of them. Where the reference of a data
+set is larger, here it is the same but for its width and steps. Questions of ids
+are asked of models with an age gate.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments import movietweetings, synthetic
+from fmjax.config import (
+  AgeGate,
+  CandidateAge,
+  DataConfig,
+  Experiment,
+  FullSoftmax,
+  ItemsConfig,
+  KuaiRandPure,
+  LogBucketBias,
+  LogGap,
+  ModelConfig,
+  NoTime,
+  OptimConfig,
+  RunConfig,
+  TemporalSplit,
+  override,
+)
+from fmjax.scaling.ablation import arms
+
+SEEDS = 3
+TOKENS = 1_000_000  # positions of all batches together, targets or not
+_EVALUATIONS = 3
+
+Changes = Mapping[str, dict[str, Any]]  # by arm, dotted paths
+
+
+def experiments() -> dict[str, Experiment]:
+  return ablate({data: {} for data in REFERENCES["reference"]})
+
+
+def ablate(
+  changes: Mapping[str, Changes], *, of: str = "reference"
+) -> dict[str, Experiment]:
+  """The references of some data sets and their arms, with all seeds.
+
+  What the reference is already, or an arm before, is no arm.
+
+  Args:
+    changes: by name of the data set and of the arm, what is overridden.
+    of: what the reference is called: "reference", or "age_gate", with an age
+      gate whatever mixer is best on the data set.
+  """
+  experiments = {}
+  for data, of_data in changes.items():
+    found = {of: reference(data, of)}
+    for arm, change in of_data.items():
+      changed = override(found[of], change)
+      if changed not in found.values():
+        found[arm] = changed
+    experiments |= arms(data, found, seeds=SEEDS)
+  return experiments
+
+
+def reference(data: str, name: str = "reference") -> Experiment:
+  return within_budget(REFERENCES[name][data]())
+
+
+def within_budget(experiment: Experiment) -> Experiment:
+  """The experiment itself, or with as many steps as `TOKENS` allow."""
+  steps = TOKENS // (experiment.data.rows * experiment.data.window)
+  if experiment.run.steps <= steps:
+    return experiment
+  every = steps // _EVALUATIONS
+  return override(
+    experiment,
+    {
+      "run.steps": every * _EVALUATIONS,
+      "run.evaluate_every": every,
+      "run.checkpoint_every": every,
+    },
+  )
+
+
+def kuairand() -> Experiment:
+  """Short videos: histories of a few events, most of them no targets."""
+  return Experiment(
+    data=DataConfig(
+      source=KuaiRandPure(),
+      split=TemporalSplit(validation=0.05, test=0.1),
+      window=64,
+      stride=64,
+      rows=32,
+    ),
+    model=ModelConfig(
+      # Its features hold the hour and the weekday where its users live.
+      time=NoTime(),
+      relative_time=LogBucketBias(),
+      gap=LogGap(),
+      items=ItemsConfig(mixer=AgeGate(id_dropout=0.1), age=CandidateAge()),
+    ),
+    objective=FullSoftmax(chunk=256),
+    optim=OptimConfig(learning_rate=2e-3),
+    run=RunConfig(steps=480, evaluate_every=160, checkpoint_every=160),
+  )
+
+
+def small_synthetic() -> Experiment:
+  """Half the width; what sees an epoch once needs less dropout."""
+  return override(
+    synthetic.reference(),
+    {
+      "model.width": 64,
+      "model.heads": 4,
+      "model.dropout": 0.1,
+      "model.items.mixer.id_dropout": 0.1,
+      "optim.weight_decay": 0.01,
+    },
+  )
+
+
+REFERENCES = {
+  "reference": {
+    "synthetic": small_synthetic,
+    "movietweetings": movietweetings.reference,
+    "kuairand": kuairand,
+  },
+  "age_gate": {
+    "synthetic": small_synthetic,
+    "movietweetings": movietweetings.gated,
+  },
+}

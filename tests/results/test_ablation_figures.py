@@ -1,0 +1,217 @@
+"""Figures and tables of the ablations, on results whole and in part."""
+
+import io
+import json
+
+import pytest
+
+from analysis import ablations, forests, plots, readme
+from fmjax.__main__ import parse
+from fmjax.cli.experiment_file import load
+
+
+def told(difference: float) -> dict:
+  interval = [difference - 0.1, difference + 0.1]
+  return {
+    "difference": difference,
+    "interval": interval,
+    "separates": abs(difference) > 0.1,
+  }
+
+
+def values(value: float) -> dict:
+  metrics = ("nll", "hr@10", "ndcg@10")
+  return {
+    **dict.fromkeys(metrics, value),
+    **{f"{metric}_ci": [value - 0.1, value + 0.1] for metric in metrics},
+  }
+
+
+def result(data: str, arm: str, difference: float | None, *, gated=False):
+  """As a report writes it; of the reference without a difference."""
+  baselines = {
+    name: values(value)
+    for name, value in {
+      "popularity_3d_rolling": 0.3,
+      "popularity_7d_rolling": 0.2,
+      "popularity_genre": 0.1,
+      **({"oracle": 0.8} if data == "synthetic" else {}),
+    }.items()
+  }
+  part = {
+    "queries": 1_000,
+    **values(0.4),
+    "baselines": baselines,
+    "compare": {
+      name: told(0.4 - known["ndcg@10"]) for name, known in baselines.items()
+    },
+  }
+  if data == "synthetic":
+    part |= {"gap_closed": 0.71, "gap_closed_ci": [0.7, 0.72]}
+  if difference is not None:
+    part["to_reference"] = {
+      metric: told(difference) for metric in ("nll", "ndcg@10")
+    }
+  content = {
+    "data": data,
+    "arm": arm,
+    "reference": "reference" if arm == "reference" else "age_gate",
+    "seeds": [0, 1],
+    "cold_below": 20,
+    "compare": part["compare"],
+    "slices": {
+      "all": part,
+      "unseen": part,
+      "cold": {"queries": 0} if data == "kuairand" else part,
+      "warm": part,
+    },
+  }
+  if gated:
+    content["gate"] = {
+      "first_days": [None, 0, 1],
+      "id_weight": [0.1, 0.2, 0.5],
+      "id_weight_by_seed": [[0.1, 0.1, 0.4], [0.1, 0.3, 0.6]],
+    }
+  return content
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+  """A folder of results, empty."""
+  monkeypatch.setattr(ablations, "RESULTS", tmp_path)
+  return tmp_path
+
+
+def commit(folder, study, content, *, name=None):
+  name = name or f"{content['data']}_{content['arm']}"
+  path = folder / study / f"{name}.json"
+  path.parent.mkdir(exist_ok=True)
+  path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def measured(results):
+  """One study on two data sets, and the reference of the synthetic one."""
+  for data in ("synthetic", "kuairand"):
+    commit(results, "ablate_age_gate", result(data, "age_gate", None))
+    commit(results, "ablate_age_gate", result(data, "sum", 0.3))
+  commit(results, "ablate_age_gate", result("synthetic", "concat", -0.05))
+  reference = result("synthetic", "reference", None, gated=True)
+  commit(results, "synthetic", reference, name="reference")
+  return results
+
+
+def marks(axis, color):
+  """(x, row, is filled) of each point of a data set."""
+  return [
+    (
+      pytest.approx(line.get_xdata()[0]),
+      line.get_ydata()[0],
+      line.get_markerfacecolor() == color,
+    )
+    for line in axis.lines
+    if line.get_marker() == "o"
+    and line.get_color() == color
+    and len(line.get_xdata())
+  ]
+
+
+def test_a_forest_has_a_row_an_arm_and_a_color_a_data_set(measured):
+  figure = forests.forest(ablations.read("age_gate"))
+  assert len(figure.axes) == 4
+  first = figure.axes[0]
+  assert [t.get_text() for t in first.get_yticklabels()] == ["concat", "sum"]
+  blue, green = (forests.COLORS[d] for d in ("synthetic", "kuairand"))
+  # The better one above; filled where the interval excludes 0.
+  (concat, sum_) = sorted(marks(first, blue), key=lambda mark: mark[1])
+  assert concat[0] == -0.05
+  assert not concat[2]
+  assert sum_[0] == 0.3
+  assert sum_[2]
+  assert len(marks(first, green)) == 1
+  # Cold targets that there are none of are no point.
+  assert marks(figure.axes[1], green) == []
+
+
+def test_figures_are_the_same_twice_and_every_axis_says_what_it_shows(measured):
+  arms = ablations.read("age_gate")
+  gated = {"synthetic": result("synthetic", "reference", None, gated=True)}
+  for draw, content in ((forests.forest, arms), (forests.gate, gated)):
+    files = [io.BytesIO(), io.BytesIO()]
+    for file in files:
+      plots.write(draw, content, file, dpi=40)
+    assert files[0].getvalue() == files[1].getvalue()
+    for axis in draw(content).axes:
+      assert axis.get_xlabel()
+      assert axis.get_title(loc="left")
+
+
+def test_the_gate_is_drawn_by_age_without_what_nobody_has_met():
+  gated = {"synthetic": result("synthetic", "reference", None, gated=True)}
+  (axis,) = forests.gate(gated).axes
+  *seeds, mean = [list(line.get_ydata()) for line in axis.lines]
+  assert seeds == [[0.1, 0.4], [0.3, 0.6]]
+  assert mean == [0.2, 0.5]
+  assert [t.get_text() for t in axis.get_xticklabels()] == ["0", "1"]
+
+
+def test_the_tables_say_what_the_results_say(measured):
+  mixers = ablations.mixers().markdown
+  assert "| age gate | 0.710 [0.700, 0.720] |" in mixers
+  unseen = ablations.unseen_table().splitlines()
+  synthetic = next(line for line in unseen if "synthetic" in line)
+  assert "| 1,000 | 0.4000 [0.3000, 0.5000] |" in synthetic
+  assert synthetic.endswith("| 0.8000 [0.7000, 0.9000] | 0.50 |")
+  assert "not measured: run" in next(
+    line for line in unseen if "MovieLens" in line
+  )
+  block = ablations.readme()
+  assert "+0.1000 [+0.0000, +0.2000] (`popularity_3d_rolling`)" in block
+  assert "analysis/figures/ablate_age_gate.png" in block
+  differences = ablations.differences("age_gate").markdown
+  assert "| KuaiRand-Pure | sum | **+0.3000 [+0.2000, +0.4000]** |  |" in (
+    differences
+  )
+
+
+def test_figures_of_what_is_measured_are_saved(measured, tmp_path):
+  folder = tmp_path / "figures"
+  folder.mkdir()
+  lines = ablations.save_figures(folder)
+  assert {path.name for path in folder.glob("*.png")} == {
+    "ablate_age_gate.png",
+    "age_gate_weights.png",
+  }
+  missing = [line for line in lines if "not measured" in line]
+  assert len(missing) == len(ablations.STUDIES) - 1
+
+
+def test_nothing_measured_is_sentences_that_say_what_to_run(results):
+  assert "![" not in ablations.readme()
+  assert ablations.readme().count("not measured") == 6
+  for shown in (
+    ablations.gate(),
+    ablations.mixers(),
+    *map(ablations.forest, ablations.STUDIES),
+    *map(ablations.differences, ablations.STUDIES),
+  ):
+    assert shown.markdown.startswith("not measured: run `fmjax sweep")
+    assert shown.png is None
+
+
+@pytest.mark.parametrize(
+  "commands",
+  [
+    *map(ablations.commands, ablations.STUDIES),
+    *map(ablations.reference_commands, ablations.REFERENCES),
+  ],
+)
+def test_what_a_sentence_says_to_run_can_be_run(commands, monkeypatch):
+  monkeypatch.chdir(readme.HERE.parent)
+  for command in commands:
+    _, verb, *words = command.split()
+    asked = parse(verb, words)
+    file = asked.file if verb == "sweep" else str(asked.places[0])
+    arms = load(file).experiments
+    if verb == "report":
+      assert any(f"-{asked.reference}-s0" in name for name in arms)
