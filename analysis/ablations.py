@@ -172,7 +172,7 @@ def unseen_table() -> str:
     result = _of_mixers(data) if gated else reference(data)
     if result is None:
       needed = commands("age_gate") if gated else reference_commands(data)
-      rows.append((NAMES[data], _sentence(*needed), "", "", "", "", ""))
+      rows.append((NAMES[data], "", _sentence(*needed), "", "", "", "", ""))
       continue
     part = result["slices"]["unseen"]
     known = part.get("baselines", {})
@@ -181,6 +181,7 @@ def unseen_table() -> str:
     rows.append(
       (
         NAMES[data],
+        str(len(result["seeds"])),
         f"{part['queries']:,}",
         _value(part, "ndcg@10"),
         _value(known[_GENRE], "ndcg@10") if _GENRE in known else "",
@@ -189,7 +190,7 @@ def unseen_table() -> str:
         share,
       )
     )
-  head = ("data", "targets", "fmjax", "popularity by genre", "difference")
+  head = ("data", "seeds", "targets", "fmjax", "popularity by genre", "gain")
   return tables.markdown((*head, "oracle", "of the oracle's"), rows)
 
 
@@ -224,7 +225,7 @@ def _references() -> str:
     result = reference(data)
     if result is None:
       absent = _sentence(*reference_commands(data))
-      rows.append((NAMES[data], absent, "", "", "", ""))
+      rows.append((NAMES[data], "", absent, "", "", "", ""))
       continue
     part = result["slices"]["all"]
     rival = max(
@@ -234,6 +235,7 @@ def _references() -> str:
     rows.append(
       (
         NAMES[data],
+        str(len(result["seeds"])),
         _value(part, "nll", digits=3),
         _value(part, "ndcg@10"),
         f"{_signed(result['compare'][rival])} (`{rival}`)",
@@ -241,7 +243,7 @@ def _references() -> str:
         _gap(result["slices"]["cold"]),
       )
     )
-  head = ("reference on", "test NLL", "NDCG@10")
+  head = ("reference on", "seeds", "test NLL", "NDCG@10")
   return tables.markdown(
     (
       *head,
