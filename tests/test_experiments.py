@@ -12,6 +12,7 @@ import pytest
 from fmjax import mesh
 from fmjax.cli.experiment_file import load
 from fmjax.config import (
+  ChronologicalLast,
   DataConfig,
   Experiment,
   Globo,
@@ -67,9 +68,13 @@ DOWNLOADED = {
 
 def shrunken(experiment: Experiment) -> Experiment:
   """The same parts, small, for two steps."""
+  recency = experiment.data.recency
+  if isinstance(recency, ChronologicalLast):
+    recency = ChronologicalLast(share=0.5)  # of two steps, one
   return override(
     experiment,
     {
+      "data.recency": recency,
       "model.width": 16,
       "model.layers": 1,
       "model.heads": 2,
