@@ -6,8 +6,8 @@ r"""What do the references of the ablations learn from a million tokens?
 
 Every `ablate_*.py` changes one part of these and is swept into the same folder:
 there a reference is trained once for all of them. Where the reference of a data
-set is larger, here it is the same but for its width and steps. Questions of ids
-are asked of models with an age gate.
+set is larger, here it is the same but smaller, on fewer steps and with weaker
+dropout and decay. Questions of ids are asked of models with an age gate.
 """
 
 from collections.abc import Mapping
