@@ -32,7 +32,8 @@ from fmjax.data.store import Prepared
 from fmjax.eval.compare import compare
 from fmjax.eval.ranked import TOP, Ranked, from_parquet
 from fmjax.scaling import launch
-from fmjax.scaling.ablation import arms, seed_means
+from fmjax.scaling.ablation import arms
+from fmjax.scaling.paired import seed_means
 
 COMMAND = "python -m experiments.bench.peer_quality"
 SEEDS = 3

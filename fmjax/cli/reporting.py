@@ -8,7 +8,7 @@ from typing import Any
 from fmjax.cli.sweeping import root_of
 from fmjax.cli.terminal import Terminal
 from fmjax.config import ConfigError
-from fmjax.scaling import ablation, launch, markdown
+from fmjax.scaling import ablation, launch, markdown, paired
 from fmjax.scaling.report import report as write_report
 
 
@@ -80,7 +80,7 @@ def report_arms(
     command=command,
   )
   for data, arms in content["arms"].items():
-    for part in ablation.SLICES:
+    for part in paired.SLICES:
       if not any(arm["slices"][part]["queries"] for arm in arms.values()):
         continue
       head = (f"{data}, {part}", "NLL", "NDCG@10", f"NDCG@10 - {reference}'s")

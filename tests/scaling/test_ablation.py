@@ -17,7 +17,7 @@ from fmjax.data.schema import DataError
 from fmjax.eval.compare import compare
 from fmjax.eval.metrics import summary
 from fmjax.eval.ranked import TOP, Ranked
-from fmjax.scaling import ablation, launch, measure, records
+from fmjax.scaling import ablation, launch, measure, paired, records
 
 QUERIES = 400
 SEEDS = 3
@@ -163,14 +163,14 @@ def test_slices_part_the_targets_by_what_was_known_of_them(told):
   assert queries == {
     "all": QUERIES,
     "unseen": (count == 0).sum(),
-    "cold": (count < ablation.COLD).sum(),
-    "warm": (count >= ablation.COLD).sum(),
+    "cold": (count < paired.COLD).sum(),
+    "warm": (count >= paired.COLD).sum(),
   }
 
 
 def test_an_empty_slice_has_no_metric(tmp_path):
   ranked = answers(0)
-  warm = ranked.where(ranked.train_count >= ablation.COLD)
+  warm = ranked.where(ranked.train_count >= paired.COLD)
   write_run(tmp_path, "log-gate-s0", Experiment(), warm)
   write_baselines(tmp_path, {})
   content = ablation.report([tmp_path], tmp_path / "out", reference="gate")
@@ -217,14 +217,12 @@ def test_seeds_of_an_arm_that_differ_by_more_are_refused(study):
 # ---- beside baselines and the oracle ---------------------------------------
 
 
-@pytest.mark.parametrize("name", ablation.SLICES)
+@pytest.mark.parametrize("name", paired.SLICES)
 def test_an_arm_is_compared_with_every_baseline_on_every_slice(told, name):
   found = told["gate"]["slices"][name]
-  runs = [
-    ablation.part(answers(seed, skill=1.0), name) for seed in range(SEEDS)
-  ]
+  runs = [paired.part(answers(seed, skill=1.0), name) for seed in range(SEEDS)]
   for baseline, ranked in BASELINES.items():
-    theirs = ablation.part(ranked, name)
+    theirs = paired.part(ranked, name)
     expected = compare(runs, theirs, metric="ndcg@10")
     said = found["compare"][baseline]
     assert said["difference"] == pytest.approx(expected.difference)
@@ -238,10 +236,10 @@ def test_the_gap_closed_is_a_share_of_what_the_oracle_gains(told):
   gate = told["gate"]
   for name, key in (("all", "gap_closed"), ("cold", "gap_closed_cold")):
     mine = np.mean(
-      [ablation.part(answers(s, skill=1.0), name).nll for s in range(SEEDS)]
+      [paired.part(answers(s, skill=1.0), name).nll for s in range(SEEDS)]
     )
     static, oracle = (
-      ablation.part(BASELINES[b], name).nll.mean()
+      paired.part(BASELINES[b], name).nll.mean()
       for b in ("popularity_age_hour", "oracle")
     )
     expected = (static - mine) / (static - oracle)
@@ -252,11 +250,11 @@ def test_the_gap_closed_is_a_share_of_what_the_oracle_gains(told):
 
 def test_the_oracle_closes_the_gap_and_the_static_baseline_none_of_it():
   static, oracle = BASELINES["popularity_age_hour"], BASELINES["oracle"]
-  whole = ablation.gap_closed([oracle], static=static, oracle=oracle)
+  whole = paired.gap_closed([oracle], static=static, oracle=oracle)
   assert whole == {"gap_closed": 1.0, "gap_closed_ci": [1.0, 1.0]}
-  none = ablation.gap_closed([static], static=static, oracle=oracle)
+  none = paired.gap_closed([static], static=static, oracle=oracle)
   assert none["gap_closed"] == 0
-  assert ablation.gap_closed([static], static=static, oracle=static) == {}
+  assert paired.gap_closed([static], static=static, oracle=static) == {}
 
 
 def test_the_weights_of_a_gate_are_averaged_over_seeds(told):
@@ -315,7 +313,7 @@ def test_granularities_are_compared_on_the_queries_that_both_have(tmp_path):
     expected.difference
   )
   # What is cold is the reference's to say.
-  cold = shared & (whole.train_count < ablation.COLD)
+  cold = shared & (whole.train_count < paired.COLD)
   assert told["slices"]["cold"]["queries"] == cold.sum()
   assert content["reference"]["slices"]["all"]["queries"] == QUERIES
 
