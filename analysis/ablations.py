@@ -41,7 +41,7 @@ _MIXERS = {
   "age_gate": "age gate",
   "sum": "sum",
   "concat": "concatenation",
-  "fixed_gate": "fixed gate, half of each",
+  "fixed_gate": "fixed gate, half the id",
   "id_only": "id only",
   "metadata_only": "metadata only",
 }

@@ -10,7 +10,7 @@ other arm mixes them another way, with the same share of dropped ids.
 
   sum            id + metadata
   concat         a projection of both
-  fixed_gate     half of each, whatever the age
+  fixed_gate     metadata and half the id, whatever the age
   id_only        no metadata
   metadata_only  no id
 """
@@ -42,7 +42,7 @@ def changes(reference: Experiment) -> ablations.Changes:
   mixers: dict[str, Mixer] = {
     "sum": SumMixer(id_dropout=dropped),
     "concat": ConcatMixer(id_dropout=dropped),
-    "fixed_gate": FixedGate(id_weight=0.5, id_dropout=dropped),
+    "fixed_gate": FixedGate(id_weight=0.25, id_dropout=dropped),
     "id_only": IdOnly(),
     "metadata_only": MetadataOnly(),
   }

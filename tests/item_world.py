@@ -149,18 +149,18 @@ def plain_candidates(
       matrices = [table.mixer.id_fd[...], table.mixer.metadata_fd[...]]
       e_nvd = (both_vf @ jnp.concatenate(matrices))[None]
     case FixedGate(id_weight=weight):
-      mixed_vd = weight * id_vd + (1 - weight) * metadata_vd
-      e_nvd = 2 * jnp.where(has_id_v1 > 0, mixed_vd, metadata_vd)[None]
+      known_vd = metadata_vd + 2 * id_vd * has_id_v1
+      e_nvd = (weight * known_vd + (1 - weight) * metadata_vd)[None]
     case AgeGate():
       bucket_nv = plain_buckets(age_nv)
       query_nve = table.mixer.age_ge[...][bucket_nv]
-      logits_nvm = query_nve @ table.mixer.key_me[...].T / 4.0
+      logits_nvm = query_nve @ table.mixer.key_me[...].T / 8**0.5
       weight_nvm = jax.nn.softmax(logits_nvm)
-      mixed_nvd = (
-        weight_nvm[..., :1] * id_vd[None]
+      known_vd = metadata_vd + 2 * id_vd * has_id_v1
+      e_nvd = (
+        weight_nvm[..., :1] * known_vd[None]
         + weight_nvm[..., 1:] * metadata_vd[None]
       )
-      e_nvd = 2 * jnp.where(has_id_v1[None] > 0, mixed_nvd, metadata_vd[None])
   if (config.age, config.dynamics) != (NoAge(), NoDynamics()):
     feature_nvf = plain_features(
       config, age_nv, plain_counts(day_n, catalog=catalog)

@@ -34,22 +34,21 @@ class ConcatMixer(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FixedGate(Config):
-  """Item embedding = 2 · (w · id embedding + (1 - w) · metadata embedding).
+  """Item embedding = metadata embedding + 2 · w · id embedding.
 
-  Twice, so that half of each is their sum. Metadata alone where the id is
-  unknown.
+  So the sum has w = 1/2.
   """
 
-  id_weight: float = 0.5
+  id_weight: float = 0.25
   id_dropout: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AgeGate(Config):
-  """Attention over {id, metadata} with a query made from the item's age.
+  """Item embedding = metadata embedding + 2 · w(age) · id embedding.
 
-  Weights add up to 2, so that an even mixture is the sum. Metadata alone where
-  the id is unknown.
+  The weight w in (0, 1) is of attention over {metadata, metadata + 2 · id} with
+  a query made from the item's age; the sum has w = 1/2 at every age.
   """
 
   id_dropout: float = 0.1

@@ -70,30 +70,30 @@ class GatedIds:
   """The id's part of embeddings, by its weight on a day.
 
   Attributes:
-    toward_id_dv: id minus metadata embedding; 0 where there is no id.
+    id_dv: twice the id embedding; 0 where there is no id.
     weight_yv: of the id at the start of each day.
   """
 
-  toward_id_dv: jax.Array
+  id_dv: jax.Array
   weight_yv: jax.Array
 
   @property
   def trained(self) -> tuple[jax.Array, jax.Array]:
-    return self.toward_id_dv, self.weight_yv
+    return self.id_dv, self.weight_yv
 
   def replace(self, trained: tuple[jax.Array, jax.Array]) -> "GatedIds":
-    return GatedIds(toward_id_dv=trained[0], weight_yv=trained[1])
+    return GatedIds(id_dv=trained[0], weight_yv=trained[1])
 
   def logits(self, states_nd: jax.Array, when_n: jax.Array) -> jax.Array:
-    logits_nv = _products(states_nd, self.toward_id_dv)
+    logits_nv = _products(states_nd, self.id_dv)
     return logits_nv * _days(self.weight_yv, when_n)
 
   def embed(self, rows_n: jax.Array, when_n: jax.Array) -> jax.Array:
-    toward_id_nd = _columns(self.toward_id_dv, rows_n)
+    id_nd = _columns(self.id_dv, rows_n)
     weight_n = self.weight_yv.at[when_n, rows_n].get(
       out_sharding=jax.typeof(rows_n).sharding.spec, mode="promise_in_bounds"
     )
-    return toward_id_nd * weight_n[:, None]
+    return id_nd * weight_n[:, None]
 
 
 @jax.tree_util.register_dataclass

@@ -144,15 +144,15 @@ class ItemTable(nnx.Module):
     Returns:
       e_nd.
     """
-    item_nd, toward_id_nd = self._mix_rows(item_n, "tokens")
-    if toward_id_nd is None:
+    item_nd, by_age_nd = self._mix_rows(item_n, "tokens")
+    if by_age_nd is None:
       return item_nd
     age_n = age.at_event(
       time_n,
       launch_s_n=_take(self.launch_s_v, item_n, "tokens"),
       declared_n=_take(self.launch_declared_v, item_n, "tokens"),
     )
-    return item_nd + self._id_weight(age.bucket(age_n)) * toward_id_nd
+    return item_nd + self._id_weight(age.bucket(age_n)) * by_age_nd
 
   def embed_candidates(
     self, rows_n: jax.Array, at_day_n: jax.Array
@@ -163,7 +163,7 @@ class ItemTable(nnx.Module):
       rows_n: catalog rows.
       at_day_n: days since 1970 UTC.
     """
-    item_nd, toward_id_nd = self._mix_rows(rows_n, "tokens")
+    item_nd, by_age_nd = self._mix_rows(rows_n, "tokens")
     when_n = day_row(at_day_n, self.first_day, self.days)
 
     def then(table_yv: jax.Array) -> jax.Array:
@@ -172,9 +172,9 @@ class ItemTable(nnx.Module):
         out_sharding=mesh.spec("tokens"), mode="promise_in_bounds"
       )
 
-    if toward_id_nd is not None:
+    if by_age_nd is not None:
       bucket_n = then(self.bucket_yv[...])
-      item_nd = item_nd + self._id_weight(bucket_n) * toward_id_nd
+      item_nd = item_nd + self._id_weight(bucket_n) * by_age_nd
     if self.has_looks:
       value_lm = self.looks(self.feature_lf[...])
       value_nm = value_lm.at[then(self.look_yv[...])].get(
@@ -190,10 +190,10 @@ class ItemTable(nnx.Module):
     meets every candidate: their bytes grow with the catalog.
     """
     if candidates_c is None:
-      item_vd, toward_id_vd = self._mix_all()
+      item_vd, by_age_vd = self._mix_all()
       mask_v = self.mask()
     else:
-      item_vd, toward_id_vd = self._mix_rows(candidates_c, None)
+      item_vd, by_age_vd = self._mix_rows(candidates_c, None)
       mask_v = self.mask()[candidates_c]
 
     def columns(table: jax.Array) -> jax.Array:
@@ -206,7 +206,7 @@ class ItemTable(nnx.Module):
 
     still = ItemHead(item_dv=item_vd.T, mask_v=mask_v)
     parts = []
-    if toward_id_vd is not None:
+    if by_age_vd is not None:
       bucket_yv = columns(self.bucket_yv[...])
       weight_yv = (
         self.gate_weights()
@@ -216,7 +216,7 @@ class ItemTable(nnx.Module):
           mode="promise_in_bounds",
         )
       )
-      part = GatedIds(toward_id_dv=toward_id_vd.T, weight_yv=weight_yv)
+      part = GatedIds(id_dv=by_age_vd.T, weight_yv=weight_yv)
       parts.append(part)
     if self.has_looks:
       look_yv = columns(self.look_yv[...])
@@ -298,11 +298,11 @@ class ItemTable(nnx.Module):
   def _mix_all(self) -> mixers.Mixed:
     """Of every row, padding included, as candidates lie."""
     mixed = self._mix(lambda table: table[...])
-    item_vd, toward_id_vd = jax.tree.map(
+    item_vd, by_age_vd = jax.tree.map(
       lambda x_vd: jax.sharding.reshard(x_vd, mesh.spec("candidates", None)),
       mixed,
     )
-    return item_vd, toward_id_vd
+    return item_vd, by_age_vd
 
   def _mix(self, take) -> mixers.Mixed:
     id_nd = None if self.id_vd is None else take(self.id_vd)

@@ -1,9 +1,14 @@
 """Mixers: one item embedding of two sources, its id and its metadata.
 
 A mixer maps id rows, whether they may be used, and metadata embeddings to
-(e_nd, toward_id_nd). The item's embedding is e, or e + w · toward_id where the
-weight w of the id depends on the item's age; else there is no second one.
-Without a usable id all but `IdAlone` return what the metadata give.
+(e_nd, by_age_nd). The item's embedding is e, or e + w · by_age where the weight
+w of the id depends on the item's age; else there is no second one. Without a
+usable id all but `IdAlone` return what the metadata give.
+
+A gate weighs two sources: the metadata, and the metadata with twice the id. So
+metadata count the same in every item, known or not; between id and metadata
+themselves, an item without an id would have as much of the metadata as others
+have of both. Even weights make the sum: gates begin there, and learn as fast.
 """
 
 import jax
@@ -28,10 +33,7 @@ from fmjax.data.schema import DataSpec, Encoded
 from fmjax.model import age
 from fmjax.model.features import normal
 
-GATE_WIDTH = 16  # of an age's query and of the sources' keys
-# Weights add up to this, so that an even mixture is the sum: as large, and as
-# fast to learn.
-SOURCES = 2
+GATE_WIDTH = 8  # of an age's query and of the sources' keys
 
 Mixed = tuple[jax.Array, jax.Array | None]
 
@@ -116,32 +118,34 @@ class Fixed(nnx.Module):
     self.id_weight = id_weight
 
   def __call__(self, id_nd, has_id_n, metadata_nd) -> Mixed:
-    weight_n = self.id_weight * has_id_n
-    mixed_nd = metadata_nd + weight_n[:, None] * (id_nd - metadata_nd)
-    return SOURCES * mixed_nd, None
+    weight_n = 2 * self.id_weight * has_id_n
+    return metadata_nd + weight_n[:, None] * id_nd, None
 
 
 class Gate(nnx.Module):
-  """Attention over {id, metadata}; the query is the bucket of the item's age.
+  """Attention over both sources; the query is the bucket of the item's age.
 
   Its weights depend on the bucket alone, so that logits of every item on every
   day cost two products, not one for each day.
   """
 
-  def __init__(self, *, rngs: nnx.Rngs):
-    self.age_ge = normal((age.BUCKETS, GATE_WIDTH), 1.0, rngs=rngs)
-    # From an even mixture at every age.
+  def __init__(self):
+    # Waves over the buckets, so that ages near each other begin alike; nothing
+    # is drawn, so that models with a gate and without begin alike, too.
+    place_g = (jnp.arange(age.BUCKETS) + 0.5) / age.BUCKETS
+    waves_e = jnp.pi * jnp.arange(GATE_WIDTH)
+    self.age_ge = nnx.Param(jnp.cos(place_g[:, None] * waves_e[None]))
+    # From even weights at every age.
     self.key_me = nnx.Param(jnp.zeros((2, GATE_WIDTH)))
 
   def weight_g(self) -> jax.Array:
-    """Weight of the id by bucket of age; the metadata have the rest."""
+    """Weight of the source with the id, by bucket of age."""
     age_ge, key_me = self.age_ge[...], self.key_me[...]
     logits_gm = jnp.sum(age_ge[:, None] * key_me[None], axis=-1)
     return jax.nn.softmax(logits_gm * GATE_WIDTH**-0.5, axis=-1)[:, 0]
 
   def __call__(self, id_nd, has_id_n, metadata_nd) -> Mixed:
-    toward_id_nd = (id_nd - metadata_nd) * has_id_n[:, None]
-    return SOURCES * metadata_nd, SOURCES * toward_id_nd
+    return metadata_nd, 2 * id_nd * has_id_n[:, None]
 
 
 def make_mixer(
@@ -160,4 +164,4 @@ def make_mixer(
     case FixedGate(id_weight=id_weight):
       return Fixed(id_weight)
     case AgeGate():
-      return Gate(rngs=rngs)
+      return Gate()

@@ -20,7 +20,6 @@ from fmjax.config import (
   DynamicCounts,
   Experiment,
   FixedGate,
-  IdOnly,
   ItemsConfig,
   MetadataOnly,
   NoAge,
@@ -117,47 +116,49 @@ def test_the_id_of_an_item_without_training_events_changes_nothing(config):
 
 
 @pytest.mark.parametrize(
-  "mixer,weight",
-  [(SumMixer(), 1), (FixedGate(), 2), (AgeGate(), 2)],
-  ids=lambda value: type(value).__name__,
+  "mixer",
+  [SumMixer(), FixedGate(), AgeGate()],
+  ids=lambda mixer: type(mixer).__name__,
 )
-def test_without_an_id_metadata_stand_alone_exactly(mixer, weight):
+def test_without_an_id_metadata_stand_alone_exactly(mixer):
   table = table_of(ItemsConfig(mixer=mixer))
   id_nd, metadata_nd = np.random.default_rng(0).normal(size=(2, 5, 8))
-  item_nd, toward_id_nd = table.mixer(id_nd, np.zeros(5), metadata_nd)
-  np.testing.assert_array_equal(item_nd, weight * metadata_nd)
-  assert toward_id_nd is None or not np.any(toward_id_nd)
+  item_nd, by_age_nd = table.mixer(id_nd, np.zeros(5), metadata_nd)
+  np.testing.assert_array_equal(item_nd, metadata_nd)
+  assert by_age_nd is None or not np.any(by_age_nd)
 
 
 @pytest.mark.parametrize(
-  "weight,alone", [(1.0, IdOnly()), (0.0, MetadataOnly())], ids=str
+  "weight,same", [(0.0, MetadataOnly()), (0.5, SumMixer())], ids=str
 )
-def test_a_fixed_gate_at_its_ends_is_one_source_twice(weight, alone):
+def test_a_fixed_gate_reaches_from_metadata_over_the_sum(weight, same):
   gate = world.make_table(ItemsConfig(mixer=FixedGate(id_weight=weight)))
-  one = world.make_table(ItemsConfig(mixer=alone))
+  other = world.make_table(ItemsConfig(mixer=same))
   for name in ("id_vd", "metadata", "metadata_md"):
-    if getattr(one, name, None) is not None:
-      setattr(one, name, getattr(gate, name))
-  got, want = sides(gate, DAYS_N), sides(one, DAYS_N)
-  trained = world.CATALOG.train_count_v > 0
+    if getattr(other, name, None) is not None:
+      setattr(other, name, getattr(gate, name))
+  got, want = sides(gate, DAYS_N), sides(other, DAYS_N)
   for side in ("input", "candidate"):
-    np.testing.assert_allclose(
-      got[side][:, trained], 2 * want[side][:, trained], rtol=1e-6, atol=1e-6
-    )
+    np.testing.assert_allclose(got[side], want[side], rtol=1e-6, atol=1e-6)
 
 
-def test_an_even_mixture_is_the_sum():
-  """So that a gate begins where the sum does."""
-  even = world.make_table(ItemsConfig(mixer=FixedGate(id_weight=0.5)))
-  both = world.make_table(ItemsConfig(mixer=SumMixer()))
-  for name in ("id_vd", "metadata", "metadata_md"):
-    setattr(both, name, getattr(even, name))
-  got, want = sides(even, DAYS_N), sides(both, DAYS_N)
-  trained = world.CATALOG.train_count_v > 0
-  for side in ("input", "candidate"):
-    np.testing.assert_allclose(
-      got[side][:, trained], want[side][:, trained], rtol=1e-6, atol=1e-6
+def test_a_gate_begins_as_the_sum_whatever_the_age():
+  gate, both = (
+    ItemTable(
+      ItemsConfig(mixer=mixer, dynamics=DynamicCounts()),
+      world.SPEC,
+      world.CATALOG,
+      width=world.WIDTH,
+      rngs=nnx.Rngs(params=0),
     )
+    for mixer in (AgeGate(), SumMixer())
+  )
+  got, want = sides(gate, DAYS_N), sides(both, DAYS_N)
+  for side in got:
+    np.testing.assert_allclose(got[side], want[side], rtol=1e-6, atol=1e-6)
+  np.testing.assert_array_equal(
+    gate.looks.hidden_fh[...], both.looks.hidden_fh[...]
+  )
 
 
 def test_dynamics_of_strength_zero_prefer_no_candidate():
