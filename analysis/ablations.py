@@ -153,14 +153,25 @@ def unseen() -> Shown:
 
 
 def mixers_table(arms: Mapping[str, Result]) -> str:
-  """Share of the NLL between static baseline and oracle, by slice."""
+  """Share of the NLL between static baseline and oracle, by slice.
+
+  And how much the NLL is above the gate's on cold and warm items.
+  """
   rows = []
   for arm, label in _MIXERS.items():
     if arm in arms:
       parts = arms[arm]["slices"]
-      cells = (_gap(parts[part]) for part in ("all", "cold", "warm"))
-      rows.append((label, *cells))
-  return tables.markdown(("mixer", "all", "cold", "warm"), rows)
+      gaps = [_gap(parts[part]) for part in ("all", "cold", "warm")]
+      above = [
+        _signed(paired["nll"])
+        if (paired := parts[part].get("to_reference"))
+        else ""
+        for part in ("cold", "warm")
+      ]
+      rows.append((label, *gaps, *above))
+  head = ("mixer", "all", "cold", "warm")
+  nll = ("NLL - the age gate's, cold", "NLL - the age gate's, warm")
+  return tables.markdown((*head, *nll), rows)
 
 
 def unseen_table() -> str:
@@ -201,7 +212,8 @@ def readme() -> str:
   lines.append(
     "Share of the NLL between popularity by age and hour and the oracle that"
     " each mixer closes on the synthetic service, on the small budget of the"
-    " ablations, overall, on cold items and on warm ones:"
+    " ablations, overall, on cold items and on warm ones; and the difference in"
+    " NLL to the age gate (above 0: the gate is better):"
   )
   lines += ["", mixers().markdown or "", ""]
   if arms:

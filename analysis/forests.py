@@ -56,7 +56,10 @@ def forest(arms: Arms) -> Figure:
 
 
 def gate(results: Mapping[str, Result]) -> Figure:
-  """Weight of the id by age, mean over seeds; thin lines are seeds."""
+  """Weight of the id by age, mean over seeds; thin lines are seeds.
+
+  The dashed line is the plain sum.
+  """
   canvas, (axis,) = panels(8, 4.2)
   ticks: Sequence[int] = ()
   for data, result in results.items():
@@ -78,7 +81,8 @@ def gate(results: Mapping[str, Result]) -> Figure:
   axis.set_xticks(range(len(ticks)), [f"{day:,}" for day in ticks])
   axis.set_ylim(0, 1)
   axis.set_xlabel("age of the item, days (bucket begins)")
-  axis.set_ylabel("weight of the id (the rest: metadata)")
+  axis.axhline(0.5, color="0.6", linewidth=0.8, linestyle="--", zorder=0)
+  axis.set_ylabel("weight w: metadata + 2 · w · id")
   axis.legend(fontsize=10, frameon=False)
   headline(axis, "what the age gate has learned")
   return canvas

@@ -57,7 +57,8 @@ def reference() -> Experiment:
       relative_time=LogBucketBias(),
       gap=LogGap(),
       items=ItemsConfig(
-        mixer=AgeGate(id_dropout=0.3),
+        # In seven epochs ids would learn the log by heart.
+        mixer=AgeGate(id_dropout=0.9),
         age=CandidateAge(),
         dynamics=DynamicCounts(),
       ),
