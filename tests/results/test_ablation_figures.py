@@ -149,9 +149,10 @@ def test_figures_are_the_same_twice_and_every_axis_says_what_it_shows(measured):
 def test_the_gate_is_drawn_by_age_without_what_nobody_has_met():
   gated = {"synthetic": result("synthetic", "reference", None, gated=True)}
   (axis,) = forests.gate(gated).axes
-  *seeds, mean = [list(line.get_ydata()) for line in axis.lines]
+  *seeds, mean, the_sum = [list(line.get_ydata()) for line in axis.lines]
   assert seeds == [[0.1, 0.4], [0.3, 0.6]]
   assert mean == [0.2, 0.5]
+  assert the_sum == [0.5, 0.5]
   assert [t.get_text() for t in axis.get_xticklabels()] == ["0", "1"]
 
 
