@@ -240,7 +240,7 @@ def _sweep_one(
   elif stop.requested and action != "kept":
     action = "skipped"
   elif action not in ("kept", "skipped"):
-    say(f"{entry.name}: {_BEGUN[action]} in {run_dir}")
+    say(f"{entry.name}: to be {action} in {run_dir}")
     try:
       execute(
         entry.experiment, name=entry.name, root=root, prepared=entry.prepared
@@ -272,13 +272,6 @@ _ACTIONS = {
   "failed": "retried",
   "running": "skipped",
   "done": "kept",
-}
-# What is said of an action when it begins.
-_BEGUN = {
-  "trained": "trains",
-  "resumed": "resumes",
-  "retried": "tries again",
-  "evaluated": "evaluates",
 }
 
 
