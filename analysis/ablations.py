@@ -27,6 +27,8 @@ STUDIES = {
   "dynamics": "What do age, recent counts and recent training bring?",
   "granularity": "Should a run of events on one item be one token?",
 }
+# Those that the README tells in one table.
+_OTHERS = [study for study in STUDIES if study != "age_gate"]
 # Of one configuration alone: data, experiment file and arm; its result is
 # <data>/<arm>.json.
 REFERENCES = {
@@ -174,6 +176,24 @@ def mixers_table(arms: Mapping[str, Result]) -> str:
   return tables.markdown((*head, *nll), rows)
 
 
+def arms_table() -> str:
+  """Each arm minus its reference, but for the mixers; a row an arm."""
+  rows = []
+  for study in _OTHERS:
+    arms = read(study)
+    for arm in forests.arm_order(arms):
+      cells = [
+        _difference(found[arm]["slices"]["all"], metric) if arm in found else ""
+        for found in (arms.get("synthetic", {}), _real(arms))
+        for metric in ("nll", "ndcg@10")
+      ]
+      rows.append((study.replace("_", " "), f"`{arm}`", *cells))
+  head = ("", "arm", "NLL, synthetic", "NDCG@10, synthetic")
+  return tables.markdown(
+    (*head, "NLL, real log", "NDCG@10, real log"), rows, text=(0, 1)
+  )
+
+
 def unseen_table() -> str:
   """NDCG@10 on targets without a training token, a row a data set."""
   rows = []
@@ -222,12 +242,28 @@ def readme() -> str:
       " and on cold items](analysis/figures/ablate_age_gate.png)",
       "",
     ]
+  lines += [
+    "What else can be taken from a reference or changed in it: each arm minus"
+    " its reference, bold where the interval excludes 0. The real log is"
+    " KuaiRand-Pure for request features and granularity, else MovieTweetings:",
+    "",
+  ]
+  if any(map(read, _OTHERS)):
+    lines += [arms_table(), ""]
+  for study in _OTHERS:
+    if not read(study):
+      lines += [f"`ablate_{study}` is {_sentence(*commands(study))}.", ""]
   lines += ["NDCG@10 on items that training never saw:", "", unseen_table(), ""]
   lines.append(
     "Brackets: 95 % over users, paired where two methods are compared, seeds"
     " averaged. [Every arm of every question](analysis/ablations.ipynb)."
   )
   return "\n".join(lines)
+
+
+def _real(arms: Arms) -> Mapping[str, Result]:
+  """The arms on the log that is not synthetic."""
+  return next((arms[data] for data in arms if data != "synthetic"), {})
 
 
 def _references() -> str:

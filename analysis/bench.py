@@ -19,6 +19,7 @@ MODULES = {
   "evaluation": "evaluation",
   "input": "input_pipeline",
   "prepare": "prepare",
+  "peer_quality": "peer_quality",
   "gpu": "gpu",
 }
 # As `experiments.bench.train_throughput` names them.

@@ -127,6 +127,22 @@ def parts(result: Result) -> str:
   return markdown(head, rows, text=(0, 1, 2))
 
 
+def quality(result: Result) -> str:
+  """How well both sides rank, and the paired difference."""
+  rows = []
+  for metric, label in {"hr@10": "HR@10", "ndcg@10": "NDCG@10"}.items():
+    cells = []
+    for side in ("ours", "peer"):
+      low, high = result[side][f"{metric}_ci"]
+      cells.append(f"{result[side][metric]:.4f} [{low:.4f}, {high:.4f}]")
+    paired = result[f"paired_{metric}"]
+    low, high = paired["interval"]
+    told = f"{paired['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+    rows.append((f"test {label}", *cells, told))
+  theirs = f"RecTools {result['peer_version']}, HSTU"
+  return markdown(("", "fmjax, `timed`", theirs, "difference"), rows)
+
+
 def gpu(result: Result) -> str:
   """Tokens per second and model FLOPs utilization of each row."""
   head = (
@@ -234,5 +250,6 @@ BENCH: dict[str, tuple[str, Callable[[Result], str]]] = {
   "floor": ("floor", floor),
   "pairs": ("floor", pairs),
   "parts": ("parts", parts),
+  "quality": ("peer_quality", quality),
   "gpu": ("gpu", gpu),
 }

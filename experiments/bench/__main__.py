@@ -12,7 +12,12 @@ from experiments.bench import sides
 
 WITH_GPU = ("gpu",)
 # The longest last.
-WITH_PEER = ("evaluation", "train_throughput", "time_to_quality")
+WITH_PEER = (
+  "evaluation",
+  "train_throughput",
+  "time_to_quality",
+  "peer_quality",
+)
 
 
 def everywhere() -> list[str]:

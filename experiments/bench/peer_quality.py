@@ -117,8 +117,6 @@ def peer_ranked(path: pathlib.Path, ours: Ranked, prepared: Prepared) -> Ranked:
 def start_peer(
   python: pathlib.Path, folder: pathlib.Path, *, epochs: int
 ) -> subprocess.Popen:
-  if not python.exists():
-    raise SystemExit(f"{python} is missing; `make bench-peers` installs it")
   settings = {
     **PEER,
     "epochs": epochs,
@@ -177,6 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
     "--peer-python", type=pathlib.Path, default=sides.PEER_PYTHON
   )
   asked = parser.parse_args(arguments)
+  sides.check_installed(asked.peer_python)
   experiment = movielens_1m.timed()
   prepared = ensure_prepared(experiment.data)
   folder = asked.runs / "peer"

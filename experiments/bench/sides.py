@@ -95,16 +95,20 @@ def alternate(
   return found
 
 
+def check_installed(peer: pathlib.Path) -> None:
+  """
+  Raises:
+    SystemExit: the peer has no Python of its own.
+  """
+  if not peer.exists():
+    raise SystemExit(f"{peer} is missing; `make bench-peers` installs it")
+
+
 def start_peer(
   python: pathlib.Path, files: PeerFiles, model: Mapping[str, Any], *, leg: int
 ) -> Worker:
-  """RecTools in its own environment; `leg` batches at a time.
-
-  Raises:
-    SystemExit: it is not installed.
-  """
-  if not python.exists():
-    raise SystemExit(f"{python} is missing; `make bench-peers` installs it")
+  """RecTools in its own environment; `leg` batches at a time."""
+  check_installed(python)
   return Worker(
     str(python),
     "experiments.bench.peer.rectools_worker",

@@ -49,6 +49,17 @@ def length(events, seconds):
   return {**run, "events_per_s": events / seconds, "runs": [{**PEER, **run}]}
 
 
+def ranked(hit_rate, ndcg):
+  values = {"hr@10": hit_rate, "ndcg@10": ndcg}
+  ends = {f"{name}_ci": [v - 0.01, v + 0.01] for name, v in values.items()}
+  return {**values, **ends}
+
+
+def told(difference):
+  interval = [difference - 0.01, difference + 0.01]
+  return {"difference": difference, "interval": interval, "separates": True}
+
+
 @pytest.fixture
 def made_up():
   """Every result but that of a GPU."""
@@ -137,6 +148,16 @@ def made_up():
       "step_turns": [1e5, 1e5],
       "input_turns": {"log": [3e6, 4e6]},
       "logs": {"log": {"source": "x", "events": 2_000_000, "in_memory": True}},
+    },
+    "peer_quality": {
+      "ours": ranked(0.35, 0.2),
+      "peer": ranked(0.3, 0.17),
+      "paired_hr@10": told(0.05),
+      "paired_ndcg@10": told(0.03),
+      "peer_version": "1.2",
+      "peer_settings": {"epochs": 100},
+      "seeds": 3,
+      "users": 1_234,
     },
     "prepare": {
       "memory_limit": "2GB",

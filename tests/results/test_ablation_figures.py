@@ -175,6 +175,18 @@ def test_the_tables_say_what_the_results_say(measured):
   )
 
 
+def test_the_readme_has_a_row_an_arm_of_every_other_study(results):
+  for data in ("synthetic", "kuairand"):
+    commit(results, "ablate_time", result(data, "reference", None))
+  arm = {**result("kuairand", "no_gap", 0.3), "reference": "reference"}
+  commit(results, "ablate_time", arm)
+  block = ablations.readme()
+  cell = "**+0.3000 [+0.2000, +0.4000]**"
+  assert f"| time | `no_gap` |  |  | {cell} | {cell} |" in block
+  assert "`ablate_time` is not measured" not in block
+  assert "`ablate_dynamics` is not measured: run `fmjax sweep" in block
+
+
 def test_figures_of_what_is_measured_are_saved(measured, tmp_path):
   folder = tmp_path / "figures"
   folder.mkdir()
@@ -189,7 +201,7 @@ def test_figures_of_what_is_measured_are_saved(measured, tmp_path):
 
 def test_nothing_measured_is_sentences_that_say_what_to_run(results):
   assert "![" not in ablations.readme()
-  assert ablations.readme().count("not measured") == 6
+  assert ablations.readme().count("not measured") == 11
   for shown in (
     ablations.gate(),
     ablations.mixers(),

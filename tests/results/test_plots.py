@@ -9,6 +9,15 @@ import pytest
 from analysis import bench, performance, plots, readme, tables
 
 DRAWN = list(plots.BENCH)
+SASREC = {
+  "command": "fmjax train x.py",
+  "selected_step": 3,
+  "seed": 0,
+  "wall_s": 60.0,
+  "device": "an abacus",
+  "test": {"ndcg@10": 0.18},
+  "baselines": {"popularity_all": {}, "cooccurrence": {}},
+}
 
 
 def draw(name, made_up):
@@ -165,6 +174,21 @@ def test_a_loss_or_a_peer_not_measured_leaves_its_cells(made_up):
   made_up["prepare"]["peer"] = None
   found = rows(tables.performance(made_up))
   assert found["`prepare`, 20 M events: events/s"][1] == ""
+
+
+def test_the_quality_of_both_sides_stands_beside_the_paired_difference(made_up):
+  result = made_up["peer_quality"]
+  text = readme.movielens_1m(SASREC, result)
+  assert rows(text)["test NDCG@10"] == [
+    "0.2000 [0.1900, 0.2100]",
+    "0.1700 [0.1600, 0.1800]",
+    "+0.0300 [+0.0200, +0.0400]",
+  ]
+  assert rows(text)["test HR@10"][2] == "+0.0500 [+0.0400, +0.0600]"
+  assert "1,234 users, 3 seeds of fmjax, one of RecTools (100 epochs" in text
+  command = "python -m experiments.bench.peer_quality"
+  absent = readme.movielens_1m(SASREC, None)
+  assert f"not measured: run `{command}`" in absent
 
 
 @pytest.mark.parametrize("name", sorted(set(tables.BENCH) - {"gpu"}))
