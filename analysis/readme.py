@@ -98,13 +98,15 @@ def movielens_1m(
   if quality is None:
     lines.append(bench.not_measured("peer_quality"))
   else:
+    curve = quality["peer_curve"]
+    best = max(curve, key=lambda point: point["ndcg@10"])["epoch"]
     lines += [
       tables.quality(quality),
       "",
       f"{quality['users']:,} users, {quality['seeds']} seeds of fmjax, one of"
-      f" RecTools ({quality['peer_settings']['epochs']} epochs, its tutorial's"
-      " settings); each side chose its epoch on validation. fmjax also reads"
-      " what the log says of films and users, and past ratings"
+      " RecTools with its tutorial's settings. Each side chose its epoch on"
+      f" validation (RecTools: {best} of {len(curve)}). fmjax also reads what the"
+      " log says of films and users, and past ratings"
       f" (`{quality['command']}`).",
     ]
   return "\n".join(lines)

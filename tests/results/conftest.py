@@ -155,7 +155,10 @@ def made_up():
       "paired_hr@10": told(0.05),
       "paired_ndcg@10": told(0.03),
       "peer_version": "1.2",
-      "peer_settings": {"epochs": 100},
+      "peer_curve": [
+        {"epoch": epoch, "ndcg@10": value}
+        for epoch, value in ((1, 0.1), (2, 0.2), (3, 0.15))
+      ],
       "seeds": 3,
       "users": 1_234,
     },

@@ -185,7 +185,8 @@ def test_the_quality_of_both_sides_stands_beside_the_paired_difference(made_up):
     "+0.0300 [+0.0200, +0.0400]",
   ]
   assert rows(text)["test HR@10"][2] == "+0.0500 [+0.0400, +0.0600]"
-  assert "1,234 users, 3 seeds of fmjax, one of RecTools (100 epochs" in text
+  assert "1,234 users, 3 seeds of fmjax, one of RecTools" in text
+  assert "(RecTools: 2 of 3)" in text
   command = "python -m experiments.bench.peer_quality"
   absent = readme.movielens_1m(SASREC, None)
   assert f"not measured: run `{command}`" in absent
