@@ -105,8 +105,8 @@ def movielens_1m(
       "",
       f"{quality['users']:,} users, {quality['seeds']} seeds of fmjax, one of"
       " RecTools with its tutorial's settings. Each side chose its epoch on"
-      f" validation (RecTools: {best} of {len(curve)}). fmjax also reads what the"
-      " log says of films and users, and past ratings"
+      f" validation (RecTools: {best} of {len(curve)}). fmjax also reads what"
+      " the log says of films and users, and past ratings"
       f" (`{quality['command']}`).",
     ]
   return "\n".join(lines)

@@ -10,7 +10,6 @@ people like changes, too: the latest events may count more in training.
 
   no_age              candidates do not tell their age
   no_dynamics         candidates do not tell their counts
-  neither             no age and no counts
   recency_weighted    a target's weight halves every 30 days
   chronological_last  the last fifth of the steps goes in order of time
 """
@@ -40,7 +39,6 @@ def changes() -> ablations.Changes:
   return {
     "no_age": {age: NoAge()},
     "no_dynamics": {dynamics: NoDynamics()},
-    "neither": {age: NoAge(), dynamics: NoDynamics()},
     "recency_weighted": {recency: RecencyWeighted(half_life_days=30.0)},
     "chronological_last": {recency: ChronologicalLast(share=0.2)},
   }

@@ -9,7 +9,7 @@ In every step some items are metadata alone, so that these learn to stand for
 items that nobody has met. The share that the age gate drops is no arm: a tenth
 on the synthetic service, nine tenths on MovieTweetings.
 
-  id_dropout_0, id_dropout_10, id_dropout_30, id_dropout_60   percent of items
+  id_dropout_0, id_dropout_10, id_dropout_30, id_dropout_90   percent of items
 """
 
 from experiments import ablations
@@ -25,5 +25,5 @@ def experiments() -> dict[str, Experiment]:
 def changes() -> ablations.Changes:
   return {
     f"id_dropout_{percent}": {"model.items.mixer.id_dropout": percent / 100}
-    for percent in (0, 10, 30, 60)
+    for percent in (0, 10, 30, 90)
   }
