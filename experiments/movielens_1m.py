@@ -82,7 +82,8 @@ def sasrec_ce() -> Experiment:
 def unseen() -> Experiment:
   """`timed`, but training never saw a tenth of the films: only their metadata.
 
-  Without `id_dropout` every film that is a target would have an id.
+  Without `id_dropout` every film that is a target would have an id. With more
+  of it unseen films rank no better on validation, and the others worse.
   """
   return override(
     timed(),
