@@ -165,7 +165,7 @@ def mixers_table(arms: Mapping[str, Result]) -> str:
       parts = arms[arm]["slices"]
       gaps = [_gap(parts[part]) for part in ("all", "cold", "warm")]
       above = [
-        _signed(paired["nll"])
+        tables.signed(paired["nll"])
         if (paired := parts[part].get("to_reference"))
         else ""
         for part in ("cold", "warm")
@@ -214,10 +214,10 @@ def unseen_table() -> str:
         NAMES[data],
         str(len(result["seeds"])),
         f"{part['queries']:,}",
-        _value(part, "ndcg@10"),
-        _value(known[_GENRE], "ndcg@10") if _GENRE in known else "",
-        _signed(part["compare"][_GENRE]) if _GENRE in known else "",
-        _value(oracle, "ndcg@10") if oracle else "",
+        tables.value(part, "ndcg@10"),
+        tables.value(known[_GENRE], "ndcg@10") if _GENRE in known else "",
+        tables.signed(part["compare"][_GENRE]) if _GENRE in known else "",
+        tables.value(oracle, "ndcg@10") if oracle else "",
         share,
       )
     )
@@ -286,9 +286,9 @@ def _references() -> str:
       (
         NAMES[data],
         str(len(result["seeds"])),
-        _value(part, "nll", digits=3),
-        _value(part, "ndcg@10"),
-        f"{_signed(result['compare'][rival])} (`{rival}`)",
+        tables.value(part, "nll", digits=3),
+        tables.value(part, "ndcg@10"),
+        f"{tables.signed(result['compare'][rival])} (`{rival}`)",
         _gap(part),
         _gap(result["slices"]["cold"]),
       )
@@ -363,25 +363,11 @@ def _sentence(sweep: str, report: str) -> str:
 def _difference(part: Result, metric: str) -> str:
   if "to_reference" not in part:
     return ""
-  return _signed(part["to_reference"][metric], bold=True)
-
-
-def _signed(told: Result, *, bold: bool = False) -> str:
-  """Bold where the interval excludes 0."""
-  low, high = told["interval"]
-  text = f"{told['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
-  return f"**{text}**" if bold and told["separates"] else text
-
-
-def _value(part: Result, metric: str, *, digits: int = 4) -> str:
-  if metric not in part:
-    return ""
-  low, high = part[f"{metric}_ci"]
-  return f"{part[metric]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+  return tables.signed(part["to_reference"][metric], bold=True)
 
 
 def _gap(part: Result) -> str:
-  return _value(part, "gap_closed", digits=3)
+  return tables.value(part, "gap_closed", digits=3)
 
 
 if __name__ == "__main__":

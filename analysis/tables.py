@@ -22,6 +22,21 @@ def markdown(
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def signed(told: Result, *, bold: bool = False) -> str:
+  """A paired difference; bold where the interval excludes 0, if asked."""
+  low, high = told["interval"]
+  text = f"{told['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+  return f"**{text}**" if bold and told["separates"] else text
+
+
+def value(part: Result, metric: str, *, digits: int = 4) -> str:
+  """A metric with its interval; empty where there is none."""
+  if metric not in part:
+    return ""
+  low, high = part[f"{metric}_ci"]
+  return f"{part[metric]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def performance(results: Mapping[str, Result | None]) -> str:
   """fmjax beside the peer, a row a question, each with its command."""
   found = [result for result in results.values() if result]
@@ -131,14 +146,8 @@ def quality(result: Result) -> str:
   """How well both sides rank, and the paired difference."""
   rows = []
   for metric, label in {"hr@10": "HR@10", "ndcg@10": "NDCG@10"}.items():
-    cells = []
-    for side in ("ours", "peer"):
-      low, high = result[side][f"{metric}_ci"]
-      cells.append(f"{result[side][metric]:.4f} [{low:.4f}, {high:.4f}]")
-    paired = result[f"paired_{metric}"]
-    low, high = paired["interval"]
-    told = f"{paired['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
-    rows.append((f"test {label}", *cells, told))
+    cells = [value(result[side], metric) for side in ("ours", "peer")]
+    rows.append((f"test {label}", *cells, signed(result[f"paired_{metric}"])))
   theirs = f"RecTools {result['peer_version']}, HSTU"
   return markdown(("", "fmjax, `timed`", theirs, "difference"), rows)
 
