@@ -247,7 +247,8 @@ def readme() -> str:
     " its reference, bold where the interval excludes 0. The real log is"
     " KuaiRand-Pure for request features and granularity, else MovieTweetings,"
     " whose reference has no ids: without counts nothing tells which of two"
-    " films of like genres and year is watched more:",
+    " films of like genres and year is watched more. Where there is no number"
+    " the arm is the reference itself:",
     "",
   ]
   if any(map(read, _OTHERS)):

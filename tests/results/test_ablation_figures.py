@@ -133,6 +133,24 @@ def test_a_forest_has_a_row_an_arm_and_a_color_a_data_set(measured):
   assert marks(figure.axes[1], green) == []
 
 
+def test_arms_follow_their_numbers_else_their_loss():
+  def order(differences):
+    arms = {
+      arm: result("synthetic", arm, difference)
+      for arm, difference in differences.items()
+    }
+    return forests.arm_order({"synthetic": arms})
+
+  numbered = {"drop_90": -0.3, "drop_0": 0.2, "drop_10": 0.1}
+  assert order(numbered) == ["drop_0", "drop_10", "drop_90"]
+  assert order({**numbered, "none": 0.0}) == [
+    "drop_90",
+    "none",
+    "drop_10",
+    "drop_0",
+  ]
+
+
 def test_figures_are_the_same_twice_and_every_axis_says_what_it_shows(measured):
   arms = ablations.read("age_gate")
   gated = {"synthetic": result("synthetic", "reference", None, gated=True)}
