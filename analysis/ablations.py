@@ -245,10 +245,11 @@ def readme() -> str:
   lines += [
     "What else can be taken from a reference or changed in it: each arm minus"
     " its reference, bold where the interval excludes 0. The real log is"
-    " KuaiRand-Pure for request features and granularity, else MovieTweetings,"
-    " whose reference has no ids: without counts nothing tells which of two"
-    " films of like genres and year is watched more. Where there is no number"
-    " the arm is the reference itself:",
+    " KuaiRand-Pure for request features and granularity, else MovieTweetings."
+    " In the rows of id dropout the reference has an age gate, and a cell"
+    " without a number is that reference itself. In the others MovieTweetings'"
+    " reference has no ids: without counts nothing tells which of two films of"
+    " like genres and year is watched more:",
     "",
   ]
   if any(map(read, _OTHERS)):
