@@ -399,6 +399,28 @@ def test_the_sasrec_file_has_order_but_no_time(tmp_path):
   ]
 
 
+def test_films_of_the_sasrec_file_are_described_by_their_other_numbers(
+  tmp_path,
+):
+  _write(
+    tmp_path,
+    {
+      "ml-1m_sasrec.txt": "1 1\n1 2\n2 1\n",
+      "sas_to_original_items.txt": "1 30\n2 10\n",
+      "movies.dat": "10::Ten (1979)::Comedy\n20::Twenty (2002)::War\n"
+      "30::Thirty (1930)::War|Drama\n",
+    },
+  )
+  log = movielens.read_sasrec(MovieLensSasrec(raw=str(tmp_path)), _connect())
+  assert [feature.name for feature in log.schema.metadata] == ["genre", "year"]
+  items = _items(log)
+  assert set(items) == {"1", "2"}
+  assert items["1"]["title"] == "Thirty (1930)"
+  assert sorted(items["1"]["genre"]) == ["Drama", "War"]
+  assert items["2"]["year"] == "1979"
+  assert len(log.files) == 3
+
+
 def test_a_truncated_sasrec_file_is_refused(tmp_path):
   _write(tmp_path, {"ml-1m_sasrec.txt": "1 10\n1 11\n2 10\n"})
   log = movielens.read_sasrec(MovieLensSasrec(raw=str(tmp_path)), _connect())

@@ -4,7 +4,7 @@
 the fields of .dat files; 20M, 25M and latest are CSV with a header. People rate
 films in long sittings, and many ratings share a second: the order of the file
 breaks the ties. Also the file that SASRec was evaluated on, which has the order
-alone.
+alone, and films by numbers of its own.
 """
 
 import pathlib
@@ -73,6 +73,9 @@ _PUBLISHED_EVENTS = {
 }
 _SASREC_NAMES = ("ml-1m_sasrec.txt", "ml-1m.txt")
 _SASREC_EVENTS = 999_611
+# `SASRec's number, MovieLens' number` a line; beside movies.dat it gives films
+# their genres and years.
+_SASREC_FILMS = ("sas_to_original_items.txt", "movies.dat")
 
 _Tables = tuple[Any, Any, Any]  # ratings, movies, and users or None
 
@@ -139,7 +142,13 @@ def read(source: MovieLens, connection: ibis.BaseBackend) -> Log:
 def sasrec_files(source: MovieLensSasrec) -> tuple[pathlib.Path, ...]:
   """What is read."""
   located, name = _locate_sasrec(source)
-  return located.paths([name])
+  described = _describes_sasrec(located)
+  films = located.find(*_SASREC_FILMS) if described else []
+  return located.paths([name, *films])
+
+
+def _describes_sasrec(located: raw.RawFiles) -> bool:
+  return all(located.find(name) for name in _SASREC_FILMS)
 
 
 def _locate_sasrec(source: MovieLensSasrec) -> tuple[raw.RawFiles, str]:
@@ -160,8 +169,14 @@ def read_sasrec(source: MovieLensSasrec, connection: ibis.BaseBackend) -> Log:
     columns=("user_id", "item_id"),
     place=located.place(name),
   )
+  described = _describes_sasrec(located)
   return Log(
-    schema=Schema(source="movielens-sasrec", timed=False, repeats=False),
+    schema=Schema(
+      source="movielens-sasrec",
+      metadata=_METADATA if described else (),
+      timed=False,
+      repeats=False,
+    ),
     events=pairs.select(
       row=pairs.row,
       user_id=pairs.user_id,
@@ -170,12 +185,26 @@ def read_sasrec(source: MovieLensSasrec, connection: ibis.BaseBackend) -> Log:
       action=ibis.literal("rate"),
       duration_ms=ibis.null("int64"),
     ),
-    items=None,
+    items=_sasrec_items(located, connection) if described else None,
     time_unit="s",
     files=sasrec_files(source),
     place=located.place(name),
     published_events=_SASREC_EVENTS if published else 0,
   )
+
+
+def _sasrec_items(located: raw.RawFiles, connection: Any) -> Any:
+  """The films of SASRec's file, by its numbers."""
+  number, described = _SASREC_FILMS
+  columns = ("item_id", "original")
+  numbers = _split(located, connection, number, " ", columns).drop("row")
+  columns = ("movie_id", "title", "genres")
+  movies = _split(
+    located, connection, described, "::", columns, encoding="latin-1"
+  )
+  films = movies.inner_join(numbers, movies.movie_id == numbers.original)
+  films = films.drop("movie_id", "original").rename(movie_id="item_id")
+  return title_items(films, title="title")
 
 
 def _tables_100k(
