@@ -212,6 +212,8 @@ class Evaluate:
   For example:
     fmjax evaluate runs/quickstart/d64 --split validation
     fmjax evaluate runs/quickstart/d64 --targets all --slices
+    fmjax evaluate runs/kuairand/d64 --neutral surface
+    fmjax evaluate runs/auxiliary/genre --head genre
   """
 
   place: _Run
@@ -221,16 +223,36 @@ class Evaluate:
   """The first target of each user, or all of them."""
   slices: bool = False
   """Also by length of the history and by how often the item was trained on."""
+  neutral: Annotated[str, arg(metavar="NAME,...")] = ""
+  """Once more without these request-time features, which the run was trained to
+  do without (model.request=SometimesNeutral): as if shown anywhere."""
+  head: str = ""
+  """What else the model predicts: a target of `model.auxiliary`, or the
+  attribute of `model.hierarchy`."""
 
   def run(self, terminal: Terminal) -> dict[str, Any]:
     from fmjax.cli import runs
 
+    if self.head and (self.slices or self.neutral):
+      other = "--slices" if self.slices else "--neutral"
+      raise ConfigError(
+        f"{other} is of ranked items, and --head ranks none; leave one out"
+      )
+    if self.head:
+      return runs.evaluate_head_of_run(
+        runs.find(self.place),
+        terminal,
+        head=self.head,
+        split=self.split,
+        targets=self.targets,
+      )
     return runs.evaluate_run(
       runs.find(self.place),
       terminal,
       split=self.split,
       targets=self.targets,
       by_slice=self.slices,
+      neutral=tuple(dict.fromkeys(filter(None, self.neutral.split(",")))),
     )
 
 

@@ -23,6 +23,19 @@ CHANGED = {
     "data.recency",
   ),
   "ablate_granularity": ("data.granularity",),
+  "ablate_attention": (
+    "model.attention",
+    "data.window",
+    "data.stride",
+    "data.rows",
+  ),
+  "ablate_positions": ("model.positions",),
+  "ablate_horizons": ("model.horizons",),
+  "ablate_heads": ("model.auxiliary", "model.hierarchy"),
+  "ablate_weighting": ("data.weighting",),
+  "ablate_loss": ("objective",),
+  "ablate_depth": ("model.block", "model.layers"),
+  "ablate_surface": ("model.request",),
 }
 Arms = dict[tuple[str, str], list[Experiment]]
 
@@ -50,7 +63,7 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
       yield from leaves(value, f"{path}.{key}" if path else key)
   else:
-    yield path, tree
+    yield path, tuple(tree) if isinstance(tree, list) else tree
 
 
 def differences(one: Experiment, other: Experiment) -> set[str]:

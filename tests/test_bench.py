@@ -13,6 +13,7 @@ import pytest
 
 from experiments.bench import __main__ as every
 from experiments.bench import (
+  attention,
   evaluation,
   gpu,
   protocol,
@@ -59,6 +60,7 @@ class Stub:
 # ---- the protocol ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fmjax_trains_and_evaluates_as_asked(tmp_path):
   experiment = override(
     sasrec_ce(),
@@ -285,6 +287,24 @@ def test_every_benchmark_is_run_by_make_and_opens_with_its_command():
     module = importlib.import_module(f"experiments.bench.{name}")
     assert f"python -m experiments.bench.{name}" in (module.__doc__ or "")
     assert (module.__doc__ or "").splitlines()[0].endswith("?")
+
+
+def test_attention_is_measured_with_what_is_asked_of_it(monkeypatch):
+  whole = attention.forms()
+  monkeypatch.setattr(
+    attention, "forms", lambda: {n: whole[n] for n in ("full", "low_rank")}
+  )
+  with mesh.use(mesh.make_mesh()):
+    row = attention.measure(8, rounds=1)
+  us_per_token = dict(zip(attention.STEP_WINDOWS, (2.0, 3.0), strict=True))
+  assert row["ms"].keys() == row["temp_bytes"].keys()
+  assert min(row["ms"].values()) > 0
+  found = attention.result([{**row, "window": 4_096}], us_per_token)
+  assert found["cost_ratio_8192_1024"] == 1.5
+  assert found["attention_speedup_4096"] == (
+    row["ms"]["full"] / row["ms"]["low_rank"]
+  )
+  assert (found["block"], found["rank"]) == (32, 2)
 
 
 def test_a_row_of_the_gpu_table_is_measured_on_any_device():

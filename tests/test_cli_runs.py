@@ -13,7 +13,8 @@ from fmjax.__main__ import main
 
 LADDER = '''"""Does width help on a synthetic log?"""
 from fmjax.config import (
-  DataConfig, Experiment, ModelConfig, RunConfig, Synthetic, override
+  DataConfig, Experiment, IdOnly, ItemOnly, ItemsConfig, ModelConfig, NoTime,
+  RunConfig, SasrecBlock, Synthetic, override
 )
 
 def experiments():
@@ -22,7 +23,11 @@ def experiments():
       source=Synthetic(events=3_000, users=150, items=60),
       window=16, stride=16, rows=8,
     ),
-    model=ModelConfig(width=8, layers=1, heads=1, dropout=0.0),
+    # Little to compile: what is tested here is what happens around training.
+    model=ModelConfig(
+      width=8, layers=1, heads=1, dropout=0.0, features=ItemOnly(),
+      time=NoTime(), items=ItemsConfig(mixer=IdOnly()), block=SasrecBlock(),
+    ),
     run=RunConfig(steps=4, evaluate_every=2, checkpoint_every=2, log_every=1),
   )
   return {

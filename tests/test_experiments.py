@@ -4,20 +4,24 @@ import ast
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 from fmjax import mesh
 from fmjax.cli.experiment_file import load
 from fmjax.config import (
+  BinaryCrossEntropy,
   ChronologicalLast,
   DataConfig,
   Experiment,
+  GeneralizedBce,
   Globo,
   MovieLens,
   MovieLensSasrec,
+  MultiToken,
   Synthetic,
   content_hash,
   override,
@@ -30,6 +34,7 @@ from fmjax.eval.evaluate import ValidationEvaluator
 from fmjax.scaling.abstract import abstract_step
 from fmjax.scaling.count import parameters, step_flops
 from fmjax.scaling.traced import jaxpr_flops
+from fmjax.train.item_loss import target_power
 from fmjax.train.log import read_metrics
 from fmjax.train.loop import train
 
@@ -50,14 +55,26 @@ def entries_of(path: pathlib.Path) -> dict[str, Experiment]:
 
 
 # The seeds of an arm are one experiment.
-ENTRIES = {
-  content_hash(to_dict(override(experiment, {"run.seed": 0}))): pytest.param(
-    experiment, id=f"{path.stem}:{name}"
+DISTINCT = {
+  content_hash(to_dict(override(experiment, {"run.seed": 0}))): (
+    f"{path.stem}:{name}",
+    experiment,
   )
   for path in reversed(FILES)
   for name, experiment in reversed(entries_of(path).items())
 }.values()
-ARMS = ("ablate_", "unseen:")
+# These have most parts of synthetic.py's, in which all are that depend on time.
+ALIKE = (
+  "ablate_",
+  "ablations:",
+  "unseen:",
+  "movielens_order:",
+  "movielens_1m:timed",
+  "baselines:movielens_1m-sasrec",
+  "baselines:movielens_1m-gsasrec",
+  "baselines:movielens_1m-hstu",
+  "quickstart:",  # it has a golden run
+)
 # Folders of the data sets that do not ship with fmjax.
 DOWNLOADED = {
   MovieLens: "movielens-1m",
@@ -91,16 +108,45 @@ def shrunken(experiment: Experiment) -> Experiment:
   )
 
 
-# The rungs of a ladder shrink to the same experiment: train it once. An arm has
-# most parts of its reference and takes as long to compile: that is slow.
+def parts(tree: Any) -> Any:
+  """Of a config's tree its choices alone; of a number, whether it is 0."""
+  match tree:
+    case dict():
+      return {name: parts(value) for name, value in tree.items()}
+    case int() | float():
+      return bool(tree)  # a rate of 0 takes a part out
+    case _:
+      return tree
+
+
+def counted_parts(experiment: Experiment) -> str:
+  """What decides of which products a step is made: the choices, the log."""
+  tree = to_dict(experiment)
+  choices = parts({key: tree[key] for key in ("model", "objective")})
+  log = type(experiment.data.source).__name__
+  return content_hash({**choices, "log": log})
+
+
+def entries() -> Iterator[Any]:
+  """Slow where one before is made of the same parts, as rungs are."""
+  seen = set()
+  for name, experiment in DISTINCT:
+    made_of = counted_parts(experiment)
+    marks = pytest.mark.slow if made_of in seen else ()
+    yield pytest.param(experiment, id=name, marks=marks)
+    seen.add(made_of)
+
+
+# The rungs of a ladder shrink to the same experiment: train it once. What has
+# all but one or two parts of another takes as long to compile: that is slow.
 SHRUNKEN = {
   content_hash(to_dict(small)): pytest.param(
     small,
-    id=entry.id,
-    marks=pytest.mark.slow if entry.id.startswith(ARMS) else (),
+    id=name,
+    marks=pytest.mark.slow if name.startswith(ALIKE) else (),
   )
-  for entry in ENTRIES
-  for small in [shrunken(entry.values[0])]
+  for name, experiment in DISTINCT
+  for small in [shrunken(experiment)]
 }
 
 
@@ -137,14 +183,18 @@ def test_a_file_opens_with_its_question_and_its_command(path: pathlib.Path):
   assert f"experiments/{path.name}" in told
 
 
-@pytest.mark.parametrize("experiment", ENTRIES)
+@pytest.mark.parametrize("experiment", tuple(entries()))
 def test_an_experiment_builds_at_full_size_and_its_counts_are_exact(
   experiment: Experiment, prepared
 ):
   spec, data = prepared(experiment.data).spec, experiment.data
   step = abstract_step(experiment, spec)
-  loss = jax.eval_shape(step.loss, step.params, step.batch)
-  assert (loss.shape, loss.dtype) == ((), np.float32)
+  found = []
+
+  def loss(params, batch):  # traced once, for its type and for its products
+    total = step.loss(params, batch)
+    found.append((total.shape, total.dtype))
+    return total
 
   counted = parameters(experiment.model, spec, window=data.window)
   assert counted.total == sum(step.part_sizes().values())
@@ -156,7 +206,8 @@ def test_an_experiment_builds_at_full_size_and_its_counts_are_exact(
     window=data.window,
     looks=step.looks,
   )
-  assert flops.forward.total == jaxpr_flops(step.loss, step.params, step.batch)
+  assert flops.forward.total == jaxpr_flops(loss, step.params, step.batch)
+  assert found == [((), np.float32)]
   assert flops.executed.total == jaxpr_flops(
     step.gradient, step.params, step.batch
   )
@@ -177,4 +228,22 @@ def test_a_shrunken_experiment_trains_two_steps(
   ]
   assert len(losses) == 2
   assert np.isfinite(losses).all()
-  assert losses[0] == pytest.approx(np.log(data.spec.items), rel=0.2)
+  assert losses[0] == pytest.approx(
+    guessing(experiment, items=data.spec.items - 1), rel=0.2
+  )
+
+
+def guessing(experiment: Experiment, *, items: int) -> float:
+  """The loss of a model that knows nothing: all logits alike, or 0."""
+  match experiment.objective:
+    case BinaryCrossEntropy(negatives=negatives):
+      loss = (1 + negatives) * np.log(2)
+    case GeneralizedBce(negatives=negatives, calibration=calibration):
+      power = target_power(negatives, items=items, calibration=calibration)
+      loss = (power + negatives) * np.log(2)
+    case _:
+      loss = np.log(items)
+  match experiment.model.horizons:
+    case MultiToken(weight=weight):
+      loss *= 1 + weight
+  return float(loss)

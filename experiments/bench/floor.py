@@ -47,6 +47,7 @@ from fmjax.data.store import Prepared
 from fmjax.model import attention, dropout, items, recommender
 from fmjax.model.attention import query_blocks
 from fmjax.scaling.count import Flops, parameters, step_flops
+from fmjax.train import item_loss
 from fmjax.train import step as step_module
 from fmjax.train.loop import make_model
 from fmjax.train.optimizer import make_optimizer
@@ -67,7 +68,7 @@ CHANGES: dict[str, Callable[[], Any]] = {
     dropout, "dropout", twins.library_dropout
   ),
   "loss gradient in the forward pass": lambda: mock.patch.object(
-    step_module, "full_softmax", twins.checkpointed_softmax
+    item_loss, "full_softmax", twins.checkpointed_softmax
   ),
   "two blocks compiled as one": lambda: mock.patch.object(
     recommender, "_UNROLL", 1

@@ -23,7 +23,7 @@ from experiments.movielens_1m import sasrec_ce
 from fmjax import mesh
 from fmjax.config import FullSoftmax
 from fmjax.model import dropout
-from fmjax.model.attention import Full, query_blocks
+from fmjax.model.attention import Full, Sight, query_blocks
 from fmjax.model.heads import ItemHead, pair_logits
 from fmjax.train.loss import (
   binary_cross_entropy,
@@ -120,7 +120,7 @@ def parts() -> list[Part]:
         q_bthe,
         k_bshe,
         v_bshe,
-        segment_bt=data["segment_bt"],
+        sight=Sight(segment_bt=data["segment_bt"]),
         dropout_key=data["key"],
       )
       return jnp.sum(o_bthe * data["direction_bthe"])
@@ -148,7 +148,7 @@ def parts() -> list[Part]:
       return form(
         x_nd,
         head_of(item_vd),
-        target_logit_n=pairs(x_nd, item_vd, data["target_n"]),
+        item_bt=data["target_n"].reshape(data["weight_bt"].shape),
         weight_bt=data["weight_bt"],
         at_day_bt=data["at_day_bt"],
         chunk=chunk,
@@ -162,7 +162,7 @@ def parts() -> list[Part]:
       x_nd,
       ItemHead(item_dv=item_vd[negative_q].T, mask_v=jnp.ones(q, bool)),
       negative_q=negative_q,
-      log_count=float(np.log(q / v)),
+      log_count_q=jnp.full(q, np.log(q / v)),
       target_logit_n=pairs(x_nd, item_vd, data["target_n"]),
       target_n=data["target_n"],
       weight_n=flat(data["weight_bt"]),
@@ -170,12 +170,14 @@ def parts() -> list[Part]:
     )
 
   def binary(x_nd, item_vd, data):
-    negative_logit_n = pairs(x_nd, item_vd, data["other_n"])
     return binary_cross_entropy(
+      x_nd,
+      item_vd,
+      logits=pairs,
+      draw=lambda other_n: other_n,
+      draws=data["other_n"][None],
       target_logit_n=pairs(x_nd, item_vd, data["target_n"]),
-      negative_logit_nq=negative_logit_n[:, None],
       target_n=data["target_n"],
-      negative_nq=data["other_n"][:, None],
       weight_n=flat(data["weight_bt"]),
     )
 

@@ -14,10 +14,11 @@ from fmjax.model.heads import ItemHead
 
 
 def dense_attention(
-  self, q_bthe, k_bshe, v_bshe, *, segment_bt, bucket_bts, dropout_key
+  self, q_bthe, k_bshe, v_bshe, *, sight, dropout_key
 ) -> jax.Array:
   """`attention.Full`: every pair of positions, masked afterwards."""
-  assert bucket_bts is None, "the twin has no relative time"
+  assert sight.bucket_bts is None, "the twin has no relative time"
+  segment_bt = sight.segment_bt
   t, e = q_bthe.shape[1], q_bthe.shape[3]
   logits_bhts = jnp.einsum("bthe,bshe->bhts", q_bthe, k_bshe) * e**-0.5
   same_bts = segment_bt[:, :, None] == segment_bt[:, None, :]
@@ -40,7 +41,7 @@ def checkpointed_softmax(
   states_nd,
   head: ItemHead,
   *,
-  target_logit_n,
+  item_bt,
   weight_bt,
   at_day_bt,
   chunk: int,
@@ -61,19 +62,21 @@ def checkpointed_softmax(
 
   chunks = split(states_nd, d), split(weight_bt), split(at_day_bt)
   total, _ = jax.lax.scan(add, jnp.zeros(()), chunks)
-  return total - jnp.sum(flatten(weight_bt) * target_logit_n)
+  logit_n = head.logit(states_nd, flatten(item_bt), flatten(at_day_bt))
+  return total - jnp.sum(flatten(weight_bt) * logit_n)
 
 
 def whole_softmax(
   states_nd,
   head: ItemHead,
   *,
-  target_logit_n,
+  item_bt,
   weight_bt,
   at_day_bt,
   chunk: int,
 ) -> jax.Array:
   """`loss.full_softmax` with all logits at once, whatever `chunk` says."""
   logits_nv = head.logits(states_nd, flatten(at_day_bt))
-  nll_n = jax.nn.logsumexp(logits_nv, axis=-1) - target_logit_n
+  logit_n = head.logit(states_nd, flatten(item_bt), flatten(at_day_bt))
+  nll_n = jax.nn.logsumexp(logits_nv, axis=-1) - logit_n
   return jnp.sum(nll_n * flatten(weight_bt))

@@ -12,6 +12,7 @@ from fmjax.config import Experiment
 from fmjax.data.prepare import ensure_prepared
 from fmjax.data.store import Prepared
 from fmjax.data.windows import epoch_facts
+from fmjax.model.reading import asked_share
 from fmjax.scaling.count import parameters, step_flops
 
 _PRODUCT = 2_048  # side of the matrices that time the device
@@ -68,7 +69,11 @@ def cost(
   """One experiment's counts; `rate` is in FLOP/s."""
   data, run = experiment.data, experiment.run
   facts = epoch_facts(
-    prepared, window=data.window, stride=data.stride, seed=run.seed
+    prepared,
+    window=data.window,
+    stride=data.stride,
+    seed=run.seed,
+    weighting=data.weighting,
   )
   epochs = run.steps * data.rows / facts.rows
   flops = step_flops(
@@ -82,7 +87,7 @@ def cost(
     "params": parameters(
       experiment.model, prepared.spec, window=data.window
     ).to_dict(),
-    "tokens": round(epochs * facts.tokens),
+    "tokens": round(epochs * facts.tokens * asked_share(experiment.model)),
     "epochs": epochs,
     "flops": run.steps * flops.model.total,
     "least_s": run.steps * flops.executed.total / rate,

@@ -7,22 +7,31 @@ from typing import Any
 
 from fmjax import mesh
 from fmjax.cli.terminal import Terminal
-from fmjax.config import ConfigError, Experiment, from_dict
+from fmjax.config import (
+  AsLogged,
+  ConfigError,
+  Experiment,
+  Masked,
+  SometimesNeutral,
+  from_dict,
+)
 from fmjax.data.prepare import ensure_prepared
-from fmjax.data.schema import DataError
+from fmjax.data.schema import DataError, Encoded
 from fmjax.data.store import Prepared
 from fmjax.eval.baselines import baselines
 from fmjax.eval.compare import compare
 from fmjax.eval.evaluate import evaluate
-from fmjax.eval.metrics import summary
+from fmjax.eval.heads import evaluate_head
+from fmjax.eval.popularity import LIFT, measured
 from fmjax.eval.ranked import Ranked, from_parquet
 from fmjax.eval.slices import slices
 from fmjax.eval.timeline import SplitName, Targets
 from fmjax.model.recommender import Recommender
+from fmjax.model.request import neutral_fields
 from fmjax.scaling.records import read_json
 from fmjax.train.loop import RunError, load_selected
 
-_SHOWN = ("nll", "hr@10", "ndcg@10", "mrr", "coverage@10")
+_SHOWN = ("nll", "hr@10", "ndcg@10", "mrr", "coverage@10", LIFT)
 
 
 def find(place: pathlib.Path) -> pathlib.Path:
@@ -51,15 +60,35 @@ def evaluate_run(
   split: SplitName,
   targets: Targets,
   by_slice: bool,
+  neutral: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-  """Ranks a split's targets by the selected step, next to the baselines."""
+  """Ranks a split's targets by the selected step, next to the baselines.
+
+  Args:
+    run_dir: a run.
+    terminal: where it is told.
+    split: of the targets.
+    targets: first of each user, or all.
+    by_slice: also by parts of the targets.
+    neutral: request-time features; once more without them.
+  """
   experiment, prepared = _open(run_dir)
+  fields = _askable(experiment, prepared, targets=targets, neutral=neutral)
   run = experiment.run
+  untold = None
   with mesh.use(mesh.make_mesh(data=run.mesh_data, model=run.mesh_model)):
     model, step = _load(experiment, prepared, run_dir)
     ranked = evaluate(
       model, prepared, experiment.data, split=split, targets=targets
     )
+    if neutral:
+      untold = evaluate(
+        model.untold(fields),
+        prepared,
+        experiment.data,
+        split=split,
+        targets=targets,
+      )
   ranked.to_parquet(_ranks_path(run_dir, split=split, targets=targets))
   result: dict[str, Any] = {
     "run": str(run_dir),
@@ -67,15 +96,22 @@ def evaluate_run(
     "split": split,
     "targets": targets,
     "seen_filtered": ranked.seen_filtered,
-    split: summary(ranked),
+    split: measured(ranked, prepared),
     "baselines": {
-      name: summary(answer)
+      name: measured(answer, prepared)
       for name, answer in baselines(
         prepared, split=split, targets=targets
       ).items()
     },
   }
-  rows = {run_dir.name: result[split], **result["baselines"]}
+  rows = {run_dir.name: result[split]}
+  if untold is not None:
+    result["neutral"] = {
+      "names": list(neutral),
+      split: measured(untold, prepared),
+    }
+    rows[f"without {', '.join(neutral)}"] = result["neutral"][split]
+  rows |= result["baselines"]
   terminal.table(("", *_SHOWN), [_row(n, m) for n, m in rows.items()])
   terminal.say(
     f"{result[split]['queries']:,} targets ({targets}) of the {split} split,"
@@ -92,6 +128,54 @@ def evaluate_run(
         ],
       )
   return result
+
+
+def evaluate_head_of_run(
+  run_dir: pathlib.Path,
+  terminal: Terminal,
+  *,
+  head: str,
+  split: SplitName,
+  targets: Targets,
+) -> dict[str, Any]:
+  """What the selected step says of a field, next to what needs no model."""
+  experiment, prepared = _open(run_dir)
+  _require_order(experiment, targets=targets)
+  run = experiment.run
+  with mesh.use(mesh.make_mesh(data=run.mesh_data, model=run.mesh_model)):
+    model, step = _load(experiment, prepared, run_dir)
+    found = evaluate_head(
+      model, prepared, experiment.data, head, split=split, targets=targets
+    )
+  methods = {run_dir.name: found["model"], **found["baselines"]}
+  metrics = [name for name in found["model"] if not name.endswith("_ci")]
+  terminal.table(
+    (head, *metrics),
+    [
+      (name, *(_with_interval(of, metric) for metric in metrics))
+      for name, of in methods.items()
+    ],
+  )
+  for method, differences in found["compare"].items():
+    for metric, of in differences.items():
+      low, high = of["interval"]
+      terminal.show(
+        f"{metric}: {run_dir.name} − {method} = {of['difference']:+.4f}"
+        f" [{low:+.4f}, {high:+.4f}]"
+        f"{'' if of['separates'] else ': no difference shown'}"
+      )
+  terminal.say(
+    f"{found['queries']:,} targets ({targets}) of the {split} split whose"
+    f" {head} is known, step {step}, 95 % intervals over {found['users']:,}"
+    " users, differences paired"
+  )
+  return {
+    "run": str(run_dir),
+    "selected_step": step,
+    "split": split,
+    "targets": targets,
+    **found,
+  }
 
 
 def compare_runs(
@@ -173,6 +257,55 @@ def _open(run_dir: pathlib.Path) -> tuple[Experiment, Prepared]:
       f" {prepared.checksum}: bring those data back, or train again"
     )
   return experiment, prepared
+
+
+def _require_order(experiment: Experiment, *, targets: Targets) -> None:
+  """Refuses all targets of a model that reads both ways.
+
+  Raises:
+    ConfigError: it does.
+  """
+  reading = experiment.model.reading
+  if targets == "all" and isinstance(reading, Masked):
+    raise ConfigError(
+      f"--targets all of a run with model.reading={reading} would show a query"
+      " what comes after it; ask --targets first"
+    )
+
+
+def _askable(
+  experiment: Experiment,
+  prepared: Prepared,
+  *,
+  targets: Targets,
+  neutral: tuple[str, ...],
+) -> tuple[Encoded, ...]:
+  """The features of `neutral`.
+
+  Raises:
+    ConfigError: the run cannot be asked in this way.
+  """
+  model = experiment.model
+  _require_order(experiment, targets=targets)
+  if neutral and targets == "all":
+    raise ConfigError(
+      f"--neutral {','.join(neutral)} with --targets all would change the"
+      " history, in which earlier targets are; ask --targets first"
+    )
+  match model.request:
+    case SometimesNeutral(names=names):
+      known = names
+    case AsLogged():
+      known = ()
+  # A misspelled name first: no training would help.
+  fields = neutral_fields(model, prepared.spec, neutral, place="--neutral")
+  if always := [name for name in neutral if name not in known]:
+    remedy = SometimesNeutral(names=(*known, *always))
+    raise ConfigError(
+      f"--neutral {','.join(always)} would ask the run what it never met: it"
+      f" was always told; train one with model.request={remedy}"
+    )
+  return fields
 
 
 def _load(

@@ -147,6 +147,36 @@ Recency = UniformRecency | RecencyWeighted | ChronologicalLast
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EqualWeights(Config):
+  """Every target is as important as any other."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogDuration(Config):
+  """A target counts by log1p of its seconds, of at most `cap_s`.
+
+  Without a duration, or with one of 0, it is none. The mean weight of all
+  others is 1.
+  """
+
+  cap_s: float = 3_600.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Completion(Config):
+  """A target counts by the share that was played, a feature in [0, 1].
+
+  Where it is missing, or 0, there is no target. The mean weight of all others
+  is 1. What is above 1 counts as 1.
+  """
+
+  feature: str
+
+
+Weighting = EqualWeights | LogDuration | Completion
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class NoHeldOut(Config):
   """Every item of the training part is learned."""
 
@@ -168,6 +198,7 @@ class DataConfig(Config):
   granularity: Granularity = EventTokens()
   split: Split = TemporalSplit()
   recency: Recency = UniformRecency()
+  weighting: Weighting = EqualWeights()
   held_out: NoHeldOut | HeldOutItems = NoHeldOut()
   window: int = 64  # positions in a row, T
   stride: int = 64  # S ≤ T: a window's new targets; T - S is context only
@@ -214,6 +245,9 @@ def validate_data(data: DataConfig) -> None:
     case ChronologicalLast(share=share):
       if not 0 < share <= 1:
         raise ConfigError(f"data.recency.share={share} is not in (0, 1]")
+  match data.weighting:
+    case LogDuration(cap_s=cap_s):
+      require_positive({"data.weighting.cap_s": cap_s})
   match data.held_out:
     case HeldOutItems(share=share, seed=seed):
       if not 0 < share < 1:

@@ -11,7 +11,14 @@ from fmjax.config.data import (
   DataConfig,
   validate_data,
 )
-from fmjax.config.model import ModelConfig, validate_model
+from fmjax.config.model import (
+  HierarchicalItems,
+  LowRankAttention,
+  ModelConfig,
+  MultiToken,
+  WindowAttention,
+  validate_model,
+)
 from fmjax.config.training import (
   FullSoftmax,
   Objective,
@@ -73,3 +80,29 @@ def validate(config: Experiment) -> None:
       f"data.rows={config.data.rows} does not divide over"
       f" run.mesh_data={config.run.mesh_data} devices"
     )
+  window = config.data.window
+  match config.model.attention:
+    case WindowAttention(span=span) if span > window:
+      raise ConfigError(
+        f"model.attention.span={span} exceeds data.window={window}: every"
+        " position is seen; use FullAttention()"
+      )
+    case LowRankAttention(block=block) if window % block:
+      raise ConfigError(
+        f"model.attention.block={block} does not divide data.window={window};"
+        " use a block that does"
+      )
+  match config.model.horizons:
+    case MultiToken(horizons=horizons) if horizons > window:
+      raise ConfigError(
+        f"model.horizons.horizons={horizons} exceeds data.window={window}: no"
+        " token of a window lies that far ahead; use fewer horizons"
+      )
+  match config.model.hierarchy:
+    case HierarchicalItems() as hierarchy:
+      if not isinstance(config.objective, FullSoftmax):
+        raise ConfigError(
+          f"model.hierarchy={hierarchy} needs the probabilities of all items,"
+          f" and objective={config.objective} has those of a few; use"
+          " FullSoftmax()"
+        )

@@ -18,10 +18,44 @@ class FullSoftmax(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class UniformProposal(Config):
+  """Every item is as likely a negative as any other."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PopularityProposal(Config):
+  """An item is a negative as often as training meets it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InBatchProposal(Config):
+  """Negatives are drawn from the targets of the batch."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixedProposal(Config):
+  """A share of the negatives is drawn uniformly, the others by popularity."""
+
+  uniform: float = 0.5
+
+
+Proposal = (
+  UniformProposal | PopularityProposal | InBatchProposal | MixedProposal
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SampledSoftmax(Config):
-  """Cross-entropy among uniform negatives, shared by all tokens of a batch."""
+  """Cross-entropy among sampled negatives, shared by all tokens of a batch.
+
+  `logq` times the log of how often each is expected is taken from its logit: at
+  1 the sum over negatives is an unbiased estimate of that over all items; at 0
+  what the proposal prefers is pushed down.
+  """
 
   negatives: int = 128
+  proposal: Proposal = UniformProposal()
+  logq: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +65,19 @@ class BinaryCrossEntropy(Config):
   negatives: int = 1
 
 
-Objective = FullSoftmax | SampledSoftmax | BinaryCrossEntropy
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneralizedBce(Config):
+  """gBCE (Petrov and Macdonald, 2023): the target's probability to a power β.
+
+  It undoes the overconfidence that few negatives make; at `calibration` 0 it is
+  BCE, at 1 it is fully calibrated.
+  """
+
+  negatives: int = 256
+  calibration: float = 0.75
+
+
+Objective = FullSoftmax | SampledSoftmax | BinaryCrossEntropy | GeneralizedBce
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,8 +112,22 @@ def validate_objective(objective: Objective) -> None:
   match objective:
     case FullSoftmax(chunk=chunk):
       require_positive({"objective.chunk": chunk})
-    case SampledSoftmax(negatives=q) | BinaryCrossEntropy(negatives=q):
+    case SampledSoftmax(negatives=q, proposal=proposal, logq=logq):
       require_positive({"objective.negatives": q})
+      _require_share({"objective.logq": logq})
+      if isinstance(proposal, MixedProposal):
+        _require_share({"objective.proposal.uniform": proposal.uniform})
+    case BinaryCrossEntropy(negatives=q):
+      require_positive({"objective.negatives": q})
+    case GeneralizedBce(negatives=q, calibration=calibration):
+      require_positive({"objective.negatives": q})
+      _require_share({"objective.calibration": calibration})
+
+
+def _require_share(values: dict[str, float]) -> None:
+  for path, value in values.items():
+    if not 0 <= value <= 1:
+      raise ConfigError(f"{path}={value} is not in [0, 1]")
 
 
 def validate_optim(optim: OptimConfig) -> None:

@@ -33,6 +33,8 @@ class Batch:
     previous: of token t-1: "item" (int32 [b, t]), "time" (int32 [b, t], when it
       began, seconds) and the post-action features; for each bag also
       "<name>_count", float32 [b, t, w].
+    outcome: post-action features of t itself, as in `previous`: what losses ask
+      for, and no state may read. Empty unless asked for.
   """
 
   item_bt: Array
@@ -44,3 +46,4 @@ class Batch:
   index_bt: Array
   request: dict[str, Array]
   previous: dict[str, Array]
+  outcome: dict[str, Array] = dataclasses.field(default_factory=dict)

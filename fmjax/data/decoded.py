@@ -105,8 +105,15 @@ def token_times(
   log: Histories, user: np.ndarray, token: np.ndarray
 ) -> np.ndarray:
   """Start of tokens, int32 [n], seconds since 1970; `user` rises."""
+  return token_values(log, user, token, column="start_s").astype(np.int32)
+
+
+def token_values(
+  log: Histories, user: np.ndarray, token: np.ndarray, *, column: str
+) -> np.ndarray:
+  """A column of numbers at some tokens, [n]; `user` rises."""
   users, begins = np.unique(user, return_index=True)
-  found = np.empty(len(user), np.int32)
+  parts = []
   for begin in range(0, len(users), _USERS_AT_ONCE):
     some = slice(
       begins[begin],
@@ -115,8 +122,8 @@ def token_times(
       else len(user),
     )
     columns, base = log.read(user[some])
-    found[some] = columns["start_s"].take(base + token[some])
-  return found
+    parts.append(columns[column].take(base + token[some]))
+  return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
 def training_targets(prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:

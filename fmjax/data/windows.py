@@ -15,9 +15,11 @@ import numpy as np
 from fmjax.config import (
   ChronologicalLast,
   ConfigError,
+  EqualWeights,
   Recency,
   RecencyWeighted,
   UniformRecency,
+  Weighting,
 )
 from fmjax.data.batch import Array, Batch
 from fmjax.data.decoded import (
@@ -32,8 +34,10 @@ from fmjax.data.recency import OrderedAtLast, in_time_order, weighing
 from fmjax.data.row_stream import RowStream
 from fmjax.data.schema import DataError, DataSpec, Encoded, Kind, When
 from fmjax.data.store import Prepared
+from fmjax.data.weighting import importance_weighing, training_importance
 
 _UNIFORM = UniformRecency()
+_EQUAL = EqualWeights()
 
 
 def training_batches(
@@ -44,7 +48,9 @@ def training_batches(
   rows: int,
   seed: int,
   recency: Recency = _UNIFORM,
+  weighting: Weighting = _EQUAL,
   steps: int | None = None,
+  outcomes: tuple[str, ...] = (),
   process_index: int = 0,
   process_count: int = 1,
 ) -> grain.MapDataset[Batch]:
@@ -57,12 +63,15 @@ def training_batches(
     rows: of all processes together.
     seed: of the order and of the phases of the windows.
     recency: how the latest tokens count more.
+    weighting: which targets are more important.
     steps: of the run; `ChronologicalLast` counts back from them.
+    outcomes: post-action features of the targets that losses ask for.
     process_index: which share.
     process_count: of how many.
 
   Raises:
-    ConfigError: `recency` needs times and the log has only an order.
+    ConfigError: `recency` needs times and the log has only an order, or
+      `weighting` reads what the log has not.
   """
   lengths = _training_lengths(prepared)
   stream = RowStream(
@@ -79,20 +88,27 @@ def training_batches(
       f"data.recency={recency} needs real times and {prepared.schema.source}"
       " has only an order; use UniformRecency()"
     )
+  plain = functools.partial(
+    _for_training,
+    prepared=prepared,
+    window=window,
+    weighting=weighting,
+    outcomes=outcomes,
+  )
   match recency:
     case UniformRecency():
-      return _for_training(stream, prepared, window=window)
+      return plain(stream)
     case RecencyWeighted(half_life_days=half_life_days):
-      weigh = weighing(prepared, half_life_days=half_life_days)
-      return _for_training(stream, prepared, window=window).map(weigh)
+      return plain(stream).map(
+        weighing(prepared, half_life_days=half_life_days)
+      )
     case ChronologicalLast(share=share):
       if steps is None:
         raise ValueError(f"{recency} needs the number of steps")
       ordered = in_time_order(
         prepared, lengths, window=window, stride=stride, seed=seed
       )
-      source = OrderedAtLast(stream, ordered, share=share, steps=steps)
-      return _for_training(source, prepared, window=window)
+      return plain(OrderedAtLast(stream, ordered, share=share, steps=steps))
 
 
 def evaluation_batches(
@@ -170,7 +186,13 @@ class EpochFacts:
 
 
 def epoch_facts(
-  prepared: Prepared, *, window: int, stride: int, seed: int, epoch: int = 0
+  prepared: Prepared,
+  *,
+  window: int,
+  stride: int,
+  seed: int,
+  weighting: Weighting = _EQUAL,
+  epoch: int = 0,
 ) -> EpochFacts:
   lengths = _training_lengths(prepared)
   stream = RowStream(lengths, window=window, stride=stride, rows=1, seed=seed)
@@ -180,7 +202,7 @@ def epoch_facts(
     rows=packed.rows,
     positions=packed.rows * window,
     filled=int(packed.windows.length.sum()),
-    tokens=tokens_per_epoch(prepared),
+    tokens=tokens_per_epoch(prepared, weighting),
   )
 
 
@@ -193,11 +215,13 @@ def _training_lengths(prepared: Prepared) -> np.ndarray:
   return np.trim_zeros(prepared.index.train_end, "b")
 
 
-def tokens_per_epoch(prepared: Prepared) -> int:
+def tokens_per_epoch(prepared: Prepared, weighting: Weighting = _EQUAL) -> int:
   """Training targets: tokens before the cut whose action is a target.
 
-  Those of items that are held out are none.
+  Those of items that are held out are none, nor are those of no importance.
   """
+  if not isinstance(weighting, EqualWeights):
+    return int(np.count_nonzero(training_importance(prepared, weighting)))
   if not prepared.schema.target_actions and not prepared.held_out_v.any():
     return int(prepared.index.train_end.sum(dtype=np.int64))
   user, _ = training_targets(prepared)
@@ -221,20 +245,35 @@ class _Pages:
 
 
 def _for_training(
-  source: RowStream | OrderedAtLast, prepared: Prepared, *, window: int
+  source: RowStream | OrderedAtLast,
+  prepared: Prepared,
+  *,
+  window: int,
+  outcomes: tuple[str, ...],
+  weighting: Weighting,
 ) -> grain.MapDataset[Batch]:
-  batches = _batches(source, prepared, window=window)
+  batches = _batches(source, prepared, window=window, outcomes=outcomes)
   held_out_v = prepared.held_out_v
-  if not held_out_v.any():
-    return batches
-  return batches.map(functools.partial(untargeted, held_out_v=held_out_v))
+  if held_out_v.any():
+    batches = batches.map(functools.partial(untargeted, held_out_v=held_out_v))
+  if not isinstance(weighting, EqualWeights):
+    batches = batches.map(importance_weighing(prepared, weighting))
+  return batches
 
 
 def _batches(
-  source: RowStream | OrderedAtLast | _Pages, prepared: Prepared, *, window: int
+  source: RowStream | OrderedAtLast | _Pages,
+  prepared: Prepared,
+  *,
+  window: int,
+  outcomes: tuple[str, ...] = (),
 ) -> grain.MapDataset[Batch]:
   put = functools.partial(
-    assemble, histories=histories(prepared), spec=prepared.spec, window=window
+    assemble,
+    histories=histories(prepared),
+    spec=prepared.spec,
+    window=window,
+    outcomes=outcomes,
   )
   return grain.MapDataset.source(source).map(put)
 
@@ -243,7 +282,12 @@ def _batches(
 
 
 def assemble(
-  packed: Packed, *, histories: Histories, spec: DataSpec, window: int
+  packed: Packed,
+  *,
+  histories: Histories,
+  spec: DataSpec,
+  window: int,
+  outcomes: tuple[str, ...] = (),
 ) -> Batch:
   """The batch of `packed` rows of `window` positions."""
   windows, length = packed.windows, packed.windows.length
@@ -267,10 +311,19 @@ def assemble(
     encoded.feature.name: columns[encoded.feature.name].take(here, axis=0)
     for encoded in spec.known_at(When.REQUEST)
   }
+  post_action = {
+    encoded.feature.name: _column_names(encoded)
+    for encoded in spec.known_at(When.POST_ACTION)
+  }
   previous: dict[str, Array] = {
     name: columns[name].take(before, axis=0)
-    for encoded in spec.known_at(When.POST_ACTION)
-    for name in _column_names(encoded)
+    for names in post_action.values()
+    for name in names
+  }
+  outcome: dict[str, Array] = {
+    name: columns[name].take(here, axis=0)
+    for outcome_name in outcomes
+    for name in post_action[outcome_name]
   }
   return Batch(
     item_bt=columns["item"].take(here),
@@ -286,6 +339,7 @@ def assemble(
       "time": columns["start_s"].take(before),
       **previous,
     },
+    outcome=outcome,
   )
 
 

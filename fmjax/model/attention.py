@@ -1,9 +1,11 @@
-"""Causal attention over packed rows. Alternatives are types.
+"""Attention over packed rows. Alternatives are types.
 
 An attention takes projected queries, keys and values and returns the mixed
-values; the projections belong to the block.
+values; the projections belong to the block. What no layer changes it makes of a
+batch once, in `prepare`.
 """
 
+import dataclasses
 import itertools
 from typing import Literal
 
@@ -13,14 +15,20 @@ from flax import nnx
 
 from fmjax import mesh
 from fmjax.config import (
+  BidirectionalAttention,
   FullAttention,
   FusedAttention,
   LogBucketBias,
+  LowRankAttention,
   ModelConfig,
   NoRelativeTime,
+  WindowAttention,
 )
-from fmjax.data.batch import Array
-from fmjax.model import dropout
+from fmjax.data.batch import Array, Batch
+from fmjax.model import dropout, time
+from fmjax.model.low_rank import LowRank
+from fmjax.model.time_bias import TimeBias
+from fmjax.model.window import Window
 
 # Queries are cut in at most 16 blocks of about 64: each computes the keys up to
 # its end only, so hardly more than the triangle that causality leaves.
@@ -35,28 +43,26 @@ def query_blocks(window: int) -> list[tuple[int, int]]:
   return list(itertools.pairwise(edges))
 
 
-class TimeBias(nnx.Module):
-  """A learned bias by head of how long before the request a token was."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sight:
+  """What queries see; the same in every layer.
 
-  def __init__(self, heads: int, buckets: int):
-    self.bias_hi = nnx.Param(jnp.zeros((heads, buckets)))
+  Attributes:
+    segment_bt: positions of different segments never meet.
+    bucket_bts: of the time from key to query, for a bias of it.
+  """
 
-  def __call__(self, bucket_bts: jax.Array) -> jax.Array:
-    """bias_bhts of some queries on some keys, float32."""
-    heads, buckets = self.bias_hi.shape
-    # One flat table, read where the result lies: with a row a head, or a row a
-    # bucket to be transposed, the step took half as much again for it on CPU.
-    first_h = jnp.arange(heads) * buckets
-    place_bhts = bucket_bts[:, None] + first_h[None, :, None, None]
-    return (
-      self.bias_hi[...]
-      .reshape(-1)
-      .at[place_bhts]
-      .get(
-        out_sharding=jax.typeof(place_bhts).sharding.spec,
-        mode="promise_in_bounds",
-      )
-    )
+  segment_bt: Array
+  bucket_bts: jax.Array | None = None
+
+  @classmethod
+  def of(cls, batch: Batch, time_bias: TimeBias | None) -> "Sight":
+    if time_bias is None:
+      return cls(segment_bt=batch.segment_bt)
+    # Once for all layers.
+    bucket_bts = time.relative_buckets(batch, buckets=time_bias.buckets)
+    return cls(segment_bt=batch.segment_bt, bucket_bts=bucket_bts)
 
 
 class Full(nnx.Module):
@@ -66,14 +72,17 @@ class Full(nnx.Module):
     self.dropout = dropout
     self.time_bias = time_bias
 
+  def prepare(self, batch: Batch) -> Sight:
+    """What queries see, the same in every layer."""
+    return Sight.of(batch, self.time_bias)
+
   def __call__(
     self,
     q_bthe: jax.Array,
     k_bshe: jax.Array,
     v_bshe: jax.Array,
     *,
-    segment_bt: Array,
-    bucket_bts: jax.Array | None = None,
+    sight: Sight,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
     """Attends within segments, causally.
@@ -82,8 +91,7 @@ class Full(nnx.Module):
       q_bthe: queries, h heads of width e.
       k_bshe: keys.
       v_bshe: values.
-      segment_bt: int32; positions of different segments never meet.
-      bucket_bts: of the time from key to query, for a bias of it.
+      sight: from `prepare`.
       dropout_key: drops attention weights; None: deterministic.
 
     Returns:
@@ -98,16 +106,17 @@ class Full(nnx.Module):
     keys = dropout.split(dropout_key, len(blocks))
     biases = [None] * len(blocks)
     if self.time_bias is not None:
-      assert bucket_bts is not None
+      assert sight.bucket_bts is not None
       biases = [
-        self.time_bias(bucket_bts[:, start:end, :end]) for start, end in blocks
+        self.time_bias(sight.bucket_bts[:, start:end, :end])
+        for start, end in blocks
       ]
     mixed = [
       attend(
         q_bhte[:, :, start:end],
         k_bhse[:, :, :end],
         v_bhse[:, :, :end],
-        mask_bts=visible(segment_bt, start, end),
+        mask_bts=visible(sight.segment_bt, start, end),
         bias_bhts=bias_bhts,
         rate=self.dropout,
         dropout_key=key,
@@ -158,18 +167,20 @@ class Fused(nnx.Module):
   every pair of positions.
   """
 
+  def prepare(self, batch: Batch) -> Sight:
+    """What queries see, the same in every layer."""
+    return Sight(segment_bt=batch.segment_bt)
+
   def __call__(
     self,
     q_bthe: jax.Array,
     k_bshe: jax.Array,
     v_bshe: jax.Array,
     *,
-    segment_bt: Array,
-    bucket_bts: jax.Array | None = None,
+    sight: Sight,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
     """As `Full`, without a bias; the key is not used."""
-    assert bucket_bts is None
     del dropout_key
 
     def attend(q_bthe, k_bshe, v_bshe, segment_bt):
@@ -186,7 +197,9 @@ class Fused(nnx.Module):
     # Each device its own rows: cuDNN's kernel does not know of explicit axes.
     rows = mesh.spec("rows", None, None, None)
     specs = (rows, rows, rows, mesh.spec("rows", None))
-    arrays = jax.sharding.reshard((q_bthe, k_bshe, v_bshe, segment_bt), specs)
+    arrays = jax.sharding.reshard(
+      (q_bthe, k_bshe, v_bshe, sight.segment_bt), specs
+    )
     return jax.shard_map(attend, in_specs=specs, out_specs=rows)(*arrays)
 
 
@@ -209,14 +222,74 @@ def fused_kernel(q_bthe: jax.Array) -> Literal["cudnn", "xla"]:
   return "cudnn" if able else "xla"
 
 
-def make_attention(config: ModelConfig) -> Full | Fused:
+class Bidirectional(nnx.Module):
+  """Softmax attention of each position on its whole segment."""
+
+  def __init__(self, *, dropout: float):
+    self.dropout = dropout
+
+  def prepare(self, batch: Batch) -> Sight:
+    """What queries see, the same in every layer."""
+    return Sight(segment_bt=batch.segment_bt)
+
+  def __call__(
+    self,
+    q_bthe: jax.Array,
+    k_bshe: jax.Array,
+    v_bshe: jax.Array,
+    *,
+    sight: Sight,
+    dropout_key: jax.Array | None,
+  ) -> jax.Array:
+    """As `Full`."""
+    q_bhte, k_bhse, v_bhse = (
+      jnp.swapaxes(x, 1, 2) for x in (q_bthe, k_bshe, v_bshe)
+    )
+    segment_bt = sight.segment_bt
+    blocks = query_blocks(q_bthe.shape[1])
+    keys = dropout.split(dropout_key, len(blocks))
+    mixed = [
+      attend(
+        q_bhte[:, :, start:end],
+        k_bhse,
+        v_bhse,
+        mask_bts=segment_bt[:, start:end, None] == segment_bt[:, None],
+        bias_bhts=None,
+        rate=self.dropout,
+        dropout_key=key,
+      )
+      for (start, end), key in zip(blocks, keys, strict=True)
+    ]
+    return jnp.swapaxes(jnp.concatenate(mixed, axis=2), 1, 2)
+
+
+Attention = Full | Fused | Window | LowRank | Bidirectional
+
+
+def make_time_bias(config: ModelConfig) -> TimeBias | None:
   match config.relative_time:
     case NoRelativeTime():
-      time_bias = None
+      return None
     case LogBucketBias(buckets=buckets):
-      time_bias = TimeBias(config.heads, buckets)
+      return TimeBias(config.heads, buckets)
+
+
+def make_attention(config: ModelConfig) -> Attention:
+  rate, time_bias = config.dropout, make_time_bias(config)
   match config.attention:
     case FullAttention():
-      return Full(dropout=config.dropout, time_bias=time_bias)
+      return Full(dropout=rate, time_bias=time_bias)
     case FusedAttention():
       return Fused()
+    case WindowAttention(span=span):
+      return Window(span=span, dropout=rate, time_bias=time_bias)
+    case LowRankAttention(block=block, rank=rank):
+      return LowRank(
+        heads=config.heads,
+        block=block,
+        rank=rank,
+        dropout=rate,
+        time_bias=time_bias,
+      )
+    case BidirectionalAttention():
+      return Bidirectional(dropout=rate)

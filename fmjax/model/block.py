@@ -1,88 +1,35 @@
-"""The two kinds of transformer block.
+"""The kinds of transformer block; HSTU's is in hstu.py.
 
 Tokens are flat (x_nd, n = b · t) everywhere but inside attention: token-wise
 layers on [b, t, d] cost about twice as much on XLA's CPU backend.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from fmjax import mesh
-from fmjax.config import GatedBlock, ModelConfig, SasrecBlock
+from fmjax.config import (
+  GatedBlock,
+  GatedResidual,
+  HstuBlock,
+  ModelConfig,
+  SasrecBlock,
+)
 from fmjax.data.batch import Array
 from fmjax.model import dropout
 from fmjax.model.attention import make_attention
 from fmjax.model.features import linear
-
-_NORM_EPSILON = 1e-6
-
-
-class RMSNorm(nnx.Module):
-  """x / rms(x) · scale (Zhang and Sennrich, 2019), in float32."""
-
-  def __init__(self, width: int):
-    self.scale_d = nnx.Param(jnp.ones(width))
-
-  def __call__(self, x_nd: jax.Array) -> jax.Array:
-    wide_nd = x_nd.astype(jnp.float32)
-    square_n = jnp.mean(jnp.square(wide_nd), axis=-1, keepdims=True)
-    norm_nd = wide_nd * jax.lax.rsqrt(square_n + _NORM_EPSILON)
-    return (norm_nd * self.scale_d[...][None]).astype(x_nd.dtype)
+from fmjax.model.hstu import Hstu
+from fmjax.model.layers import LayerNorm, RMSNorm, matmul, mix
+from fmjax.model.rotary import make_rotary
 
 
-class LayerNorm(nnx.Module):
-  """Zero mean, unit variance, scale and bias, in float32."""
-
-  def __init__(self, width: int):
-    self.scale_d = nnx.Param(jnp.ones(width))
-    self.bias_d = nnx.Param(jnp.zeros(width))
-
-  def __call__(self, x_nd: jax.Array) -> jax.Array:
-    wide_nd = x_nd.astype(jnp.float32)
-    center_nd = wide_nd - jnp.mean(wide_nd, axis=-1, keepdims=True)
-    square_n = jnp.mean(jnp.square(center_nd), axis=-1, keepdims=True)
-    norm_nd = center_nd * jax.lax.rsqrt(square_n + _NORM_EPSILON)
-    norm_nd = norm_nd * self.scale_d[...][None] + self.bias_d[...][None]
-    return norm_nd.astype(x_nd.dtype)
-
-
-def mix(
-  attention: nnx.Module,
-  projections_nd: list[jax.Array],
-  *,
-  heads: int,
-  segment_bt: Array,
-  bucket_bts: jax.Array | None,
-  dropout_key: jax.Array | None,
-) -> jax.Array:
-  """Queries, keys and values, each x_nd, attended to and flat again."""
-  b, t = segment_bt.shape
-  n, d = projections_nd[0].shape
-  rows = mesh.spec("rows", None, None, None)
-  mixed_bthe = attention(
-    *(
-      x_nd.reshape((b, t, heads, d // heads), out_sharding=rows)
-      for x_nd in projections_nd
-    ),
-    segment_bt=segment_bt,
-    bucket_bts=bucket_bts,
-    dropout_key=dropout_key,
-  )
-  return mixed_bthe.reshape((n, d), out_sharding=mesh.spec("tokens", None))
-
-
-def matmul(
-  x_nd: jax.Array, w_df: nnx.Param, bias_f: nnx.Param | None = None
-) -> jax.Array:
-  """x_nd · w_df + bias_f in the dtype of x."""
-  y_nf = jnp.einsum("nd,df->nf", x_nd, w_df[...].astype(x_nd.dtype))
-  if bias_f is None:
-    return y_nf
-  return y_nf + bias_f[...][None].astype(x_nd.dtype)
-
-
-def retrieval(d: int, *, rngs: nnx.Rngs) -> tuple[nnx.Param, nnx.Param]:
+def retrieval(
+  d: int, *, gated: bool, rngs: nnx.Rngs
+) -> tuple[nnx.Param, nnx.Param]:
   """Projections of an attention that finds what is alike and brings it along.
 
   Keys start as the queries, and the output as the values' transpose: a token
@@ -93,10 +40,13 @@ def retrieval(d: int, *, rngs: nnx.Rngs) -> tuple[nnx.Param, nnx.Param]:
   values negative.
 
   Returns:
-    [d, 4 · d], side by side for queries, keys, values and gate; [d, d].
+    [d, 3 · d] or [d, 4 · d], side by side for queries, keys, values and, where
+    `gated`, the gate; [d, d].
   """
-  query_dd, value_dd, gate_dd = (linear(d, d, rngs=rngs)[...] for _ in range(3))
-  inward_df = jnp.concatenate([query_dd, query_dd, value_dd, gate_dd], axis=1)
+  query_dd, value_dd, *gate = (
+    linear(d, d, rngs=rngs)[...] for _ in range(2 + gated)
+  )
+  inward_df = jnp.concatenate([query_dd, query_dd, value_dd, *gate], axis=1)
   return nnx.Param(inward_df), nnx.Param(value_dd.T)
 
 
@@ -106,11 +56,11 @@ def feed_forward_width(block: GatedBlock, width: int) -> int:
 
 
 class Gated(nnx.Module):
-  """Pre-norm block with SwiGLU and gated residuals.
+  """Pre-norm block with SwiGLU and gated or plain residuals.
 
   x + σ(x̂ · W) ⊙ f(x̂) with x̂ = norm(x) for both halves f: LiGR (Borisyuk et
   al., 2025, "From Features to Transformers"). The gates keep deep stacks of
-  recommender blocks from collapsing.
+  recommender blocks from collapsing; plain ones are x + f(x̂).
   """
 
   def __init__(self, config: ModelConfig, block: GatedBlock, *, rngs: nnx.Rngs):
@@ -119,37 +69,45 @@ class Gated(nnx.Module):
     self.heads = config.heads
     self.dropout = config.dropout
     self.attention = make_attention(config)
+    self.rotary = make_rotary(config)
     self.norm_attention = RMSNorm(d)
-    self.qkv_gate_df, self.out_dd = retrieval(d, rngs=rngs)
+    self.gated = isinstance(block.residual, GatedResidual)
+    self.qkv_gate_df, self.out_dd = retrieval(d, gated=self.gated, rngs=rngs)
     self.norm_feed_forward = RMSNorm(d)
     self.up_df = linear(d, f, rngs=rngs, axes=(None, "feed_forward"))
     self.gate_df = linear(d, f, rngs=rngs, axes=(None, "feed_forward"))
     self.down_fd = linear(f, d, rngs=rngs, axes=("feed_forward", None))
-    self.gate_feed_forward_dd = linear(d, d, rngs=rngs)
+    if self.gated:
+      self.gate_feed_forward_dd = linear(d, d, rngs=rngs)
 
   def __call__(
     self,
     x_nd: jax.Array,
     *,
-    segment_bt: Array,
-    bucket_bts: jax.Array | None,
+    position_bt: Array,
+    sight: Any,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
     keys = dropout.split(dropout_key, 3)
     with jax.named_scope("attention"):
       norm_nd = self.norm_attention(x_nd)
-      *qkv, gate_nd = jnp.split(matmul(norm_nd, self.qkv_gate_df), 4, axis=-1)
+      q_nd, k_nd, v_nd, *gate = jnp.split(
+        matmul(norm_nd, self.qkv_gate_df), 3 + self.gated, axis=-1
+      )
       mixed_nd = mix(
         self.attention,
-        qkv,
+        [q_nd, k_nd, v_nd],
         heads=self.heads,
-        segment_bt=segment_bt,
-        bucket_bts=bucket_bts,
+        rotary=self.rotary,
+        position_bt=position_bt,
+        sight=sight,
         dropout_key=keys[0],
       )
       out_nd = matmul(mixed_nd, self.out_dd)
       out_nd = dropout.dropout(out_nd, self.dropout, key=keys[1])
-      x_nd = x_nd + jax.nn.sigmoid(gate_nd) * out_nd
+      if self.gated:
+        out_nd = jax.nn.sigmoid(*gate) * out_nd
+      x_nd = x_nd + out_nd
     with jax.named_scope("feed_forward"):
       norm_nd = self.norm_feed_forward(x_nd)
       up_nf = matmul(norm_nd, self.up_df)
@@ -160,9 +118,11 @@ class Gated(nnx.Module):
         self.down_fd[...].astype(x_nd.dtype),
         out_sharding=mesh.spec("tokens", None),
       )
-      gate_nd = jax.nn.sigmoid(matmul(norm_nd, self.gate_feed_forward_dd))
       out_nd = dropout.dropout(out_nd, self.dropout, key=keys[2])
-      return x_nd + gate_nd * out_nd
+      if self.gated:
+        gate_nd = jax.nn.sigmoid(matmul(norm_nd, self.gate_feed_forward_dd))
+        out_nd = gate_nd * out_nd
+      return x_nd + out_nd
 
 
 class Sasrec(nnx.Module):
@@ -177,6 +137,7 @@ class Sasrec(nnx.Module):
     self.heads = config.heads
     self.dropout = config.dropout
     self.attention = make_attention(config)
+    self.rotary = make_rotary(config)
     self.norm_attention = LayerNorm(d)
     self.query_dd = linear(d, d, rngs=rngs)
     self.query_d = nnx.Param(jnp.zeros(d))
@@ -194,8 +155,8 @@ class Sasrec(nnx.Module):
     self,
     x_nd: jax.Array,
     *,
-    segment_bt: Array,
-    bucket_bts: jax.Array | None,
+    position_bt: Array,
+    sight: Any,
     dropout_key: jax.Array | None,
   ) -> jax.Array:
     keys = dropout.split(dropout_key, 3)
@@ -208,8 +169,9 @@ class Sasrec(nnx.Module):
         self.attention,
         [q_nd, k_nd, v_nd],
         heads=self.heads,
-        segment_bt=segment_bt,
-        bucket_bts=bucket_bts,
+        rotary=self.rotary,
+        position_bt=position_bt,
+        sight=sight,
         dropout_key=keys[0],
       )
       x_nd = norm_nd + matmul(mixed_nd, self.out_dd, self.out_d)
@@ -221,17 +183,21 @@ class Sasrec(nnx.Module):
       return norm_nd + dropout.dropout(out_nd, self.dropout, key=keys[2])
 
 
-def make_block(config: ModelConfig, *, rngs: nnx.Rngs) -> Gated | Sasrec:
+def make_block(
+  config: ModelConfig, *, window: int, rngs: nnx.Rngs
+) -> Gated | Sasrec | Hstu:
   match config.block:
     case GatedBlock() as block:
       return Gated(config, block, rngs=rngs)
     case SasrecBlock():
       return Sasrec(config, rngs=rngs)
+    case HstuBlock():
+      return Hstu(config, window=window, rngs=rngs)
 
 
 def make_final_norm(config: ModelConfig) -> RMSNorm | LayerNorm:
   match config.block:
     case GatedBlock():
       return RMSNorm(config.width)
-    case SasrecBlock():
+    case SasrecBlock() | HstuBlock():
       return LayerNorm(config.width)

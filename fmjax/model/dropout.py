@@ -18,9 +18,14 @@ def dropout(x: jax.Array, rate: float, *, key: jax.Array | None) -> jax.Array:
   """
   if key is None or rate == 0.0:
     return x
-  kept = random_bits(key, x) >= jnp.uint32(round(rate * 2**32))
+  kept = ~draw(random_bits(key, x), rate)
   scaled = x / jnp.asarray(1 - rate, x.dtype)
   return jnp.where(kept, scaled, jnp.zeros_like(x))
+
+
+def draw(bits: jax.Array, share: float) -> jax.Array:
+  """True for a share of all 32-bit numbers."""
+  return bits < jnp.uint32(min(round(share * 2**32), 2**32 - 1))
 
 
 def random_bits(key: jax.Array, like: jax.Array) -> jax.Array:
@@ -39,6 +44,10 @@ def random_bits(key: jax.Array, like: jax.Array) -> jax.Array:
       jnp.uint32, like.shape, axis, out_sharding=sharding
     )
     index = index + along * jnp.uint32(stride)
+  return _hash(index, first, second)
+
+
+def _hash(index: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
   return _mix(_mix(index * jnp.uint32(_GOLDEN) + first) ^ second)
 
 

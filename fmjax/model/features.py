@@ -15,6 +15,7 @@ from fmjax.config import (
   AllFeatures,
   CalendarTime,
   ItemOnly,
+  LearnedPositions,
   LogGap,
   ModelConfig,
   NoGap,
@@ -249,7 +250,9 @@ class EventEmbedder(nnx.Module):
         (self.previous.width, config.width), _INIT_SCALE, rngs=rngs
       )
     self.start_d = normal((config.width,), _INIT_SCALE, rngs=rngs)
-    self.position_td = normal((window, config.width), _INIT_SCALE, rngs=rngs)
+    self.has_positions = isinstance(config.positions, LearnedPositions)
+    if self.has_positions:
+      self.position_td = normal((window, config.width), _INIT_SCALE, rngs=rngs)
 
   def __call__(self, batch: Batch, item_nd: jax.Array) -> jax.Array:
     """Embeds every position.
@@ -273,4 +276,7 @@ class EventEmbedder(nnx.Module):
         parts = [self.request(_flatten_all(batch.request)), *parts]
       fields_nm = jnp.concatenate(parts, axis=-1)
       x_nd = x_nd + jnp.einsum("nm,md->nd", fields_nm, self.request_md[...])
-    return x_nd + lookup(self.position_td[...], flatten(batch.position_bt))
+    if self.has_positions:
+      position_n = flatten(batch.position_bt)
+      x_nd = x_nd + lookup(self.position_td[...], position_n)
+    return x_nd

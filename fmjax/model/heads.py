@@ -28,8 +28,19 @@ class Head(Protocol):
     """logits_nv of every candidate, float32; -inf where a row is no item."""
     ...
 
-  def embed(self, rows_n: jax.Array, at_day_n: jax.Array) -> jax.Array:
-    """Embeddings e_nd of one candidate each, lying as `rows_n` does."""
+  def rivals(
+    self, states_nd: jax.Array, rows_n: jax.Array, at_day_n: jax.Array
+  ) -> jax.Array:
+    """logits_nv of what competes with one item each; -inf elsewhere."""
+    ...
+
+  def logit(
+    self, states_nd: jax.Array, rows_n: jax.Array, at_day_n: jax.Array
+  ) -> jax.Array:
+    """logit_n of one item each: log p is this less the rivals' logsumexp.
+
+    Picking it out of logits that are spread over devices would move those.
+    """
     ...
 
 
@@ -60,8 +71,21 @@ class ItemHead:
     return jnp.where(self.mask_v[None], logits_nv, -jnp.inf)
 
   def embed(self, rows_n: jax.Array, at_day_n: jax.Array) -> jax.Array:
+    """Embeddings e_nd of one candidate each, lying as `rows_n` does."""
     del at_day_n
     return _columns(self.item_dv, rows_n)
+
+  def rivals(
+    self, states_nd: jax.Array, rows_n: jax.Array, at_day_n: jax.Array
+  ) -> jax.Array:
+    del rows_n  # everything competes with everything
+    return self.logits(states_nd, at_day_n)
+
+  def logit(
+    self, states_nd: jax.Array, rows_n: jax.Array, at_day_n: jax.Array
+  ) -> jax.Array:
+    item_nd = self.embed(rows_n, at_day_n).astype(states_nd.dtype)
+    return pair_logits(states_nd, item_nd)
 
 
 @jax.tree_util.register_dataclass
@@ -174,11 +198,24 @@ class DatedItemHead:
     return logits_nv
 
   def embed(self, rows_n: jax.Array, at_day_n: jax.Array) -> jax.Array:
+    """Embeddings e_nd of one candidate each, lying as `rows_n` does."""
     when_n = day_row(at_day_n, self.first_day, self.days)
     item_nd = self.still.embed(rows_n, at_day_n)
     for part in self.parts:
       item_nd = item_nd + part.embed(rows_n, when_n)
     return item_nd
+
+  def rivals(
+    self, states_nd: jax.Array, rows_n: jax.Array, at_day_n: jax.Array
+  ) -> jax.Array:
+    del rows_n  # everything competes with everything
+    return self.logits(states_nd, at_day_n)
+
+  def logit(
+    self, states_nd: jax.Array, rows_n: jax.Array, at_day_n: jax.Array
+  ) -> jax.Array:
+    item_nd = self.embed(rows_n, at_day_n).astype(states_nd.dtype)
+    return pair_logits(states_nd, item_nd)
 
 
 def day_row(at_day_n: jax.Array, first_day: int, days: int) -> jax.Array:
@@ -187,10 +224,7 @@ def day_row(at_day_n: jax.Array, first_day: int, days: int) -> jax.Array:
 
 
 def pair_logits(states_nd: jax.Array, item_nd: jax.Array) -> jax.Array:
-  """logits_n of one item each, from its embedding: a head's, gathered.
-
-  Picking them out of logits that are spread over devices would move those.
-  """
+  """logits_n of one item each, from its embedding."""
   return jnp.sum(states_nd * item_nd, axis=-1, dtype=jnp.float32)
 
 

@@ -36,6 +36,7 @@ from fmjax.model.time import require_times
 ROW_MULTIPLE = 128
 
 _INIT_SCALE = 0.02
+_PARTS = 2**32  # of popularity
 
 
 class Content(nnx.Variable):
@@ -65,8 +66,17 @@ class ItemTable(nnx.Module):
     *,
     width: int,
     rngs: nnx.Rngs,
+    asked: tuple[str, ...] = (),
   ):
     """Builds the parameters.
+
+    Args:
+      config: the choices.
+      spec: what the data holds.
+      catalog: the items.
+      width: of an embedding.
+      rngs: needs the stream "params".
+      asked: metadata that heads predict; they are kept as those embedded are.
 
     Raises:
       ConfigError: the data lack what the configuration reads.
@@ -85,16 +95,18 @@ class ItemTable(nnx.Module):
     # A row that training never updates holds noise: its id source is masked
     # exactly, on the input and on the output side.
     self.has_id_v = _content(catalog.train_count_v > 0, rows)
+    self.popular_until_v = _content(
+      _parts(catalog.train_count_v, rows=rows), rows
+    )
+    names = [field.feature.name for field in fields]
+    self.content = nnx.Dict(
+      {
+        name: _content(catalog.metadata[name], rows)
+        for name in dict.fromkeys((*names, *asked))
+      }
+    )
     if fields:
       self.metadata = FieldEmbedder(fields, rngs=rngs)
-      self.content = nnx.Dict(
-        {
-          field.feature.name: _content(
-            catalog.metadata[field.feature.name], rows
-          )
-          for field in fields
-        }
-      )
       self.metadata_md = normal(
         (self.metadata.width, width), _INIT_SCALE, rngs=rngs
       )
@@ -236,6 +248,16 @@ class ItemTable(nnx.Module):
       days=self.days,
     )
 
+  def content_of(self, name: str, rows_n: jax.Array) -> jax.Array:
+    """A field of the metadata of some rows, lying on "tokens"."""
+    return _take(self.content[name], rows_n, "tokens")
+
+  def content_of_all(self, name: str) -> jax.Array:
+    """A field of the metadata of every row, padding included."""
+    content = self.content[name][...]
+    rest = (None,) * (content.ndim - 1)
+    return jax.sharding.reshard(content, mesh.spec("candidates", *rest))
+
   def gate_weights(self) -> jax.Array:
     """weight_g of the id by bucket of age (`age.BUCKET_EDGES_DAYS`).
 
@@ -254,11 +276,9 @@ class ItemTable(nnx.Module):
     if not self.id_dropout:
       return self
     has_id_v = self.has_id_v[...]
-    threshold = jnp.uint32(round(self.id_dropout * 2**32))
+    bits_v = dropout.random_bits(key, has_id_v)
     table = nnx.clone(self)
-    table.has_id_v[...] = has_id_v & (
-      dropout.random_bits(key, has_id_v) >= threshold
-    )
+    table.has_id_v[...] = has_id_v & ~dropout.draw(bits_v, self.id_dropout)
     return table
 
   @property
@@ -273,6 +293,25 @@ class ItemTable(nnx.Module):
     return jax.random.randint(
       key, (count,), 1, self.items, out_sharding=mesh.spec(axis)
     )
+
+  def sample_popular(self, key: jax.Array, count: int) -> jax.Array:
+    """Rows drawn as often as training meets them, with replacement.
+
+    They lie on every device. An item without training tokens is never drawn.
+    """
+    replicated = mesh.spec(None)
+    until_v = jax.sharding.reshard(self.popular_until_v[...], replicated)
+    bits_q = jax.random.bits(key, (count,), jnp.uint32, out_sharding=replicated)
+    # The last part ends before the last number, which no item owns.
+    bits_q = jnp.minimum(bits_q, jnp.uint32(_PARTS - 2))
+    return jnp.searchsorted(until_v, bits_q, side="right").astype(jnp.int32)
+
+  def popularity(self, rows_q: jax.Array) -> jax.Array:
+    """Share of some items, lying on every device, in all training tokens."""
+    until_q = _take(self.popular_until_v, rows_q, None)
+    # Row 0 is no item: there is always a row before.
+    from_q = _take(self.popular_until_v, rows_q - 1, None)
+    return (until_q - from_q).astype(jnp.float32) / float(_PARTS)
 
   def mask(self) -> jax.Array:
     """True for the rows that are items: not row 0, not the padding."""
@@ -336,6 +375,17 @@ def _take(table: nnx.Variable, rows_n: jax.Array, axis: str | None):
     .at[rows_n]
     .get(out_sharding=mesh.spec(axis, *rest), mode="promise_in_bounds")
   )
+
+
+def _parts(count_v: np.ndarray, *, rows: int) -> np.ndarray:
+  """Where each item's part of [0, 2³²) ends, as wide as its share; uint32 [v].
+
+  Whole numbers, as float32 sums would lose the items at the end of a long
+  catalog. What is drawn from is what shares are told from.
+  """
+  sum_v = np.cumsum(np.pad(count_v, (0, rows - len(count_v))), dtype=np.int64)
+  until_v = np.floor(sum_v / max(sum_v[-1], 1) * _PARTS)
+  return np.minimum(until_v, _PARTS - 1).astype(np.uint32)
 
 
 def _content(array: np.ndarray, rows: int) -> Content:

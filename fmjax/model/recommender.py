@@ -7,9 +7,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fmjax.config import (
+  Auxiliary,
+  FlatItems,
+  HierarchicalItems,
   LogBucketBias,
   ModelConfig,
-  NoRelativeTime,
+  MultiToken,
+  NextToken,
+  NoAuxiliary,
   NoRemat,
   RematBlocks,
   RematElementwise,
@@ -17,12 +22,17 @@ from fmjax.config import (
 )
 from fmjax.data.batch import Batch
 from fmjax.data.catalog import Catalog
-from fmjax.data.schema import DataSpec
+from fmjax.data.schema import DataSpec, Encoded
 from fmjax.model import dropout, time
+from fmjax.model.auxiliary import AuxiliaryHeads, item_fields
 from fmjax.model.block import make_block, make_final_norm
 from fmjax.model.features import EventEmbedder, flatten
 from fmjax.model.heads import Head
+from fmjax.model.hierarchy import Hierarchy, attribute_field
+from fmjax.model.horizons import Horizons, ItemTargets
 from fmjax.model.items import ItemTable
+from fmjax.model.reading import make_reading
+from fmjax.model.request import QueriesUntold, Request, make_request
 
 # Blocks in one iteration of the scan: two are compiled as one program, without
 # copies of what the backward pass reads; all of them would be slow to compile.
@@ -44,7 +54,7 @@ def rematerialized(
 
 
 class Recommender(nnx.Module):
-  """One causal transformer over packed histories, with a tied item head."""
+  """One transformer over packed histories, with a tied item head."""
 
   def __init__(
     self,
@@ -75,24 +85,61 @@ class Recommender(nnx.Module):
       config.width**0.5 if isinstance(config.block, SasrecBlock) else 1.0
     )
     self.items = ItemTable(
-      config.items, spec, catalog, width=config.width, rngs=rngs
+      config.items,
+      spec,
+      catalog,
+      width=config.width,
+      rngs=rngs,
+      asked=_asked_of_items(config, spec),
     )
+    self.reading = make_reading(config)
+    self.request: Request = make_request(config, spec)
     self.events = EventEmbedder(config, spec, window=window, rngs=rngs)
     match config.relative_time:
-      case LogBucketBias(buckets=buckets) as choice:
+      case LogBucketBias() as choice:
         time.require_times(
           spec, f"model.relative_time={choice}", remedy="NoRelativeTime()"
         )
-        self.time_buckets = buckets
-      case NoRelativeTime():
-        self.time_buckets = None
     self.blocks = nnx.vmap(
-      lambda rngs: make_block(config, rngs=rngs),
+      lambda rngs: make_block(config, window=window, rngs=rngs),
       in_axes=0,
       transform_metadata={nnx.PARTITION_NAME: None},
     )(rngs.split(config.layers))
     self.final_norm = make_final_norm(config)
     self.remat = config.remat
+    self._init_heads(config, spec)
+
+  def _init_heads(self, config: ModelConfig, spec: DataSpec):
+    match config.horizons:
+      case NextToken():
+        self.horizons = None
+      case MultiToken() as choice:
+        self.horizons = Horizons(choice, width=config.width)
+    match config.auxiliary:
+      case NoAuxiliary():
+        self.auxiliary = None
+      case Auxiliary() as choice:
+        self.auxiliary = AuxiliaryHeads(choice, spec, width=config.width)
+    match config.hierarchy:
+      case FlatItems():
+        self.hierarchy = None
+      case HierarchicalItems() as choice:
+        self.hierarchy = Hierarchy(choice, spec, width=config.width)
+
+  def ask(self, batch: Batch, key: jax.Array) -> Batch:
+    """The batch as one training step asks and tells it.
+
+    Weights are 0 where it does not ask; features may be missing from requests.
+    """
+    hide_key, request_key = jax.random.split(key)
+    batch = self.reading.ask(batch, hide_key)
+    return self.request.ask(batch, request_key)
+
+  def untold(self, fields: tuple[Encoded, ...]) -> "Recommender":
+    """The model that is not told some features of what it is asked for."""
+    model = nnx.clone(self)
+    model.request = QueriesUntold(fields)
+    return model
 
   def encode(
     self, batch: Batch, *, dropout_key: jax.Array | None = None
@@ -100,13 +147,15 @@ class Recommender(nnx.Module):
     """The user's state before each token: what predicts it.
 
     Args:
-      batch: rows of windows.
+      batch: rows of windows; if the reading is `Masked`, its targets are hidden
+        (those of weight > 0), and the states of others predict nothing.
       dropout_key: None: deterministic.
 
     Returns:
       states_nd, float32, n = b · t in row-major order.
     """
     keys = dropout.split(dropout_key, 2)
+    batch = self.request.shown(self.reading.shown(batch))
     with jax.named_scope("embed"):
       item_nd = self.items.embed(
         flatten(batch.previous["item"]), flatten(batch.previous["time"])
@@ -116,10 +165,7 @@ class Recommender(nnx.Module):
       x_nd = dropout.dropout(x_nd, self.dropout, key=keys[0])
       x_nd = x_nd.astype(self.dtype)
 
-    bucket_bts = None
-    if self.time_buckets is not None:
-      # Once for all layers.
-      bucket_bts = time.relative_buckets(batch, buckets=self.time_buckets)
+    sight = self.blocks.attention.prepare(batch)
     block, params = nnx.split(self.blocks)
     layers = jax.tree.leaves(params)[0].shape[0]
     layer_keys = None if keys[1] is None else jax.random.split(keys[1], layers)
@@ -128,8 +174,8 @@ class Recommender(nnx.Module):
       params, key = scanned
       x_nd = nnx.merge(block, params)(
         x_nd,
-        segment_bt=batch.segment_bt,
-        bucket_bts=bucket_bts,
+        position_bt=batch.position_bt,
+        sight=sight,
         dropout_key=key,
       )
       return x_nd, None
@@ -145,7 +191,50 @@ class Recommender(nnx.Module):
 
   def item_head(self, candidates_c: jax.Array | None = None) -> Head:
     """The head over some candidates, or over the whole catalog."""
-    return self.items.head(candidates_c)
+    if self.hierarchy is None:
+      return self.items.head(candidates_c)
+    return self.hierarchy.head(self.items, candidates_c)
+
+  def targets(
+    self, states_nd: jax.Array, batch: Batch
+  ) -> tuple[jax.Array, ItemTargets]:
+    """States, n = b · t of the targets, and the items that they predict."""
+    next_item = ItemTargets(
+      item_bt=batch.item_bt,
+      weight_bt=batch.weight_bt,
+      at_day_bt=time.day(batch.time_bt),
+    )
+    if self.horizons is None:
+      return states_nd, next_item
+    return self.horizons(states_nd, batch.segment_bt, next_item)
+
+  def fields(self, states_nd: jax.Array) -> dict[str, jax.Array]:
+    """What states say of fields: log_p_ni of classes, or numbers [n], by name.
+
+    Where the attribute of the hierarchy is an auxiliary target, too, it is the
+    hierarchy's.
+    """
+    found = {}
+    if self.auxiliary is not None:
+      found |= self.auxiliary(states_nd)
+    if self.hierarchy is not None:
+      name = self.hierarchy.name
+      found[name] = self.hierarchy.log_probs(states_nd, self.items)
+    return found
+
+  def field_losses(
+    self, states_nd: jax.Array, batch: Batch
+  ) -> list[tuple[jax.Array, float]]:
+    """Nats of the fields that states predict, [n], each with its weight."""
+    item_n, losses = flatten(batch.item_bt), []
+    if self.auxiliary is not None:
+      nll = self.auxiliary.nll(states_nd, batch, self.items)
+      share = self.auxiliary.weight / len(nll)
+      losses += [(nll_n, share) for nll_n in nll.values()]
+    if self.hierarchy is not None:
+      nll_n = self.hierarchy.nll(states_nd, self.items, item_n)
+      losses.append((nll_n, self.hierarchy.weight))
+    return losses
 
   def drop_ids(self, key: jax.Array) -> "Recommender":
     """The model of one training step, in which some items lack their id."""
@@ -171,3 +260,12 @@ class Recommender(nnx.Module):
       logits_nc; -inf where a row is no item.
     """
     return self.item_head(candidates_c).logits(states_nd, at_day_n)
+
+
+def _asked_of_items(config: ModelConfig, spec: DataSpec) -> tuple[str, ...]:
+  """Metadata that heads predict."""
+  asked = item_fields(config.auxiliary, spec)
+  match config.hierarchy:
+    case HierarchicalItems() as choice:
+      asked += (attribute_field(choice, spec).feature.name,)
+  return asked

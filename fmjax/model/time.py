@@ -106,17 +106,23 @@ def log_bucket(seconds: jax.Array, *, buckets: int) -> jax.Array:
   )
 
 
+def key_times(batch: Batch) -> jax.Array:
+  """time_bs, int32 seconds, of the token that each position holds as a key.
+
+  That is the token before, or the start of a history, which is as old as the
+  history's first request.
+  """
+  query_bt = jnp.asarray(batch.time_bt)
+  return jnp.where(batch.index_bt == 0, query_bt, batch.previous["time"])
+
+
 def relative_buckets(batch: Batch, *, buckets: int) -> jax.Array:
   """Bucket of each (query's request time - time of the key's token).
-
-  A key holds the token before its position, or the start of a history: that is
-  as old as the history's first request.
 
   Returns:
     bucket_bts, uint8; of no meaning where a query does not see the key.
   """
-  query_bt = jnp.asarray(batch.time_bt)
-  key_bs = jnp.where(batch.index_bt == 0, query_bt, batch.previous["time"])
+  query_bt, key_bs = jnp.asarray(batch.time_bt), key_times(batch)
   return log_bucket(query_bt[:, :, None] - key_bs[:, None, :], buckets=buckets)
 
 

@@ -17,6 +17,7 @@ from fmjax.config import Experiment
 from fmjax.data.batch import Batch
 from fmjax.data.catalog import Catalog, Daily
 from fmjax.data.schema import DataSpec, Encoded, Kind, When
+from fmjax.model.auxiliary import outcomes
 from fmjax.model.recommender import Recommender
 from fmjax.train.step import loss
 
@@ -79,7 +80,12 @@ def abstract_step(experiment: Experiment, spec: DataSpec) -> AbstractStep:
     loss=batch_loss,
     gradient=jax.grad(batch_loss),
     params=params,
-    batch=_batch(spec, rows=data.rows, window=data.window),
+    batch=_batch(
+      spec,
+      rows=data.rows,
+      window=data.window,
+      outcomes=outcomes(experiment.model.auxiliary, spec),
+    ),
     looks=model.items.feature_lf.shape[0] if model.items.has_looks else 0,
   )
 
@@ -115,7 +121,9 @@ def empty_catalog(spec: DataSpec) -> Catalog:
   )
 
 
-def _batch(spec: DataSpec, *, rows: int, window: int) -> Batch:
+def _batch(
+  spec: DataSpec, *, rows: int, window: int, outcomes: tuple[str, ...]
+) -> Batch:
   def shape(field: Encoded) -> Any:
     _, *rest = _empty(field, 1).shape
     return jax.ShapeDtypeStruct((rows, window, *rest), _empty(field, 1).dtype)
@@ -124,13 +132,17 @@ def _batch(spec: DataSpec, *, rows: int, window: int) -> Batch:
   whole: Any = jax.ShapeDtypeStruct((rows, window), jnp.int32)
   weight: Any = jax.ShapeDtypeStruct((rows, window), jnp.float32)
   previous: dict[str, Any] = {"item": whole, "time": whole}
+  outcome: dict[str, Any] = {}
   for field in spec.known_at(When.POST_ACTION):
     name = field.feature.name
-    previous[name] = shape(field)
+    values = {name: shape(field)}
     if field.feature.kind == Kind.BAG:
-      previous[f"{name}_count"] = jax.ShapeDtypeStruct(
+      values[f"{name}_count"] = jax.ShapeDtypeStruct(
         (rows, window, field.values), jnp.float32
       )
+    previous |= values
+    if name in outcomes:
+      outcome |= values
   return Batch(
     item_bt=whole,
     weight_bt=weight,
@@ -143,4 +155,5 @@ def _batch(spec: DataSpec, *, rows: int, window: int) -> Batch:
       field.feature.name: shape(field) for field in spec.known_at(When.REQUEST)
     },
     previous=previous,
+    outcome=outcome,
   )

@@ -13,25 +13,48 @@ import dataclasses
 
 from fmjax.config import (
   AgeGate,
+  Attention,
+  BidirectionalAttention,
   BinaryCrossEntropy,
   ConcatMixer,
   FullAttention,
   FullSoftmax,
   FusedAttention,
   GatedBlock,
+  GatedResidual,
+  GeneralizedBce,
+  HierarchicalItems,
+  HstuBlock,
+  LearnedPositions,
   LogBucketBias,
+  LowRankAttention,
   ModelConfig,
+  MultiToken,
+  NextToken,
   NoRemat,
   Objective,
+  PlainResidual,
   RematBlocks,
   RematElementwise,
   SampledSoftmax,
   SasrecBlock,
+  WindowAttention,
 )
 from fmjax.data.schema import DataSpec, Encoded, Kind
-from fmjax.model import age, daily, features, items, mixers
+from fmjax.model import (
+  age,
+  auxiliary,
+  daily,
+  features,
+  hierarchy,
+  items,
+  mixers,
+  readout,
+)
 from fmjax.model.attention import query_blocks
 from fmjax.model.block import feed_forward_width
+from fmjax.model.low_rank import far_queries
+from fmjax.model.window import chunking
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +67,8 @@ class Parameters:
     features: event embedder: tables of features, projections, start token,
       positions.
     backbone: blocks and the last norm: the x axis of a scaling figure.
-    head: 0, as the item head is tied to the item tables.
+    head: maps of further horizons, and readouts of fields and of the items'
+      attribute. The item head itself is tied to the item tables.
   """
 
   item_tables: int
@@ -70,7 +94,8 @@ class Flops:
       of queries compute is counted, masked or not.
     feed_forward: with its gates.
     head: logits over the whole catalog, or over the negatives that all tokens
-      share. A logit of one item alone is no matrix product.
+      share, and what else states predict. A logit of one item alone is no
+      matrix product.
   """
 
   embedders: int = 0
@@ -142,25 +167,42 @@ def parameters(
   request, previous = features.event_fields(model, spec)
   event_width = _width(request) + _width(previous) + features.clock_width(model)
   event = _tables(request) + _tables(previous) + event_width * d
-  event += d + window * d  # start token, positions
+  event += d  # start token
+  if isinstance(model.positions, LearnedPositions):
+    event += window * d
 
   match model.block:
     case GatedBlock() as block:
       f = feed_forward_width(block, d)
-      # Queries, keys, values, output and gate; three matrices and a gate; two
-      # norms of a scale.
-      layer = 5 * d * d + 3 * d * f + d * d + 2 * d
+      # Queries, keys, values and output; three matrices; two norms of a scale.
+      layer = 4 * d * d + 3 * d * f + 2 * d
+      if isinstance(block.residual, GatedResidual):
+        layer += 2 * d * d
       final_norm = d
     case SasrecBlock():
       # The same without gates, with biases, and norms of a scale and a bias.
       layer = (4 * d * d + 4 * d) + (2 * d * d + 2 * d) + 4 * d
       final_norm = 2 * d
+    case HstuBlock():
+      # One matrix inward and one outward; two norms of a scale and a bias.
+      layer = 5 * d * d + 4 * d
+      final_norm = 2 * d
+      match model.attention:
+        case WindowAttention(span=distances):
+          pass
+        case _:
+          distances = window
+      layer += model.heads * distances
+  match model.attention:
+    case LowRankAttention(block=length, rank=rank):
+      layer += 2 * model.heads * rank * length
   if isinstance(model.relative_time, LogBucketBias):
     layer += model.heads * model.relative_time.buckets
   return Parameters(
     item_tables=item_tables,
     features=event,
     backbone=model.layers * layer + final_norm,
+    head=_head(model, spec),
   )
 
 
@@ -205,15 +247,17 @@ def step_flops(
     both = 1 + (_tables(fields) > 0)
     add("embedders", 2 * count * width * d, gradients=both)
 
-  # Items whose embeddings the loss asks for, and candidates of every token.
+  # States that predict items: a token has one for each horizon.
+  s = n * _horizons(model)
+  # Items whose embeddings the loss asks for, and candidates of every state.
   match objective:
     case FullSoftmax():
       v = items.padded_rows(spec.items)
       embedded, candidates, pairs_each = (v,), v, 1
     case SampledSoftmax(negatives=q):
-      embedded, candidates, pairs_each = (n, q), q, 1
-    case BinaryCrossEntropy(negatives=q):
-      embedded, candidates, pairs_each = (n,) * (1 + q), 0, 1 + q
+      embedded, candidates, pairs_each = (s, q), q, 1
+    case BinaryCrossEntropy(negatives=q) | GeneralizedBce(negatives=q):
+      embedded, candidates, pairs_each = (s,) * (1 + q), 0, 1 + q
   metadata = mixers.metadata_fields(model.items, spec)
   for count in (n, *embedded):
     if metadata:
@@ -224,34 +268,46 @@ def step_flops(
   add_fields(previous, n)
   add_fields(request, n, extra=features.clock_width(model))
 
-  match model.attention:
-    case FullAttention():
-      pairs = sum((end - start) * end for start, end in query_blocks(window))
-    case FusedAttention():
-      pairs = window**2  # what XLA computes; cuDNN's kernel does about half
+  pairs = _pairs(model.attention, window=window)
   for _ in range(model.layers):
     match model.block:
       case GatedBlock() as block:
         f = feed_forward_width(block, d)
-        projections, hidden = 5 * d * d, 3 * d * f + d * d
+        projections, hidden = 4 * d * d, 3 * d * f
+        if isinstance(block.residual, GatedResidual):
+          projections, hidden = projections + d * d, hidden + d * d
       case SasrecBlock():
         projections, hidden = 4 * d * d, 2 * d * d
+      case HstuBlock():
+        projections, hidden = 5 * d * d, 0
     add("attention", 2 * n * projections, gradients=2)
     add("attention", 2 * 2 * rows * pairs * d, gradients=2)
     add("feed_forward", 2 * n * hidden, gradients=2)
 
   # What an age gate weighs is a product of its own.
   products = 2 if isinstance(model.items.mixer, AgeGate) else 1
-  add("head", products * 2 * n * d * candidates, gradients=2)
+  add("head", products * 2 * s * d * candidates, gradients=2)
   if read := daily.features_width(model.items):
     values = daily.VALUES
     for _ in embedded:
       add("embedders", 2 * looks * read * daily.HIDDEN, gradients=1)
       add("embedders", 2 * looks * daily.HIDDEN * values, gradients=2)
-    add("embedders", pairs_each * 2 * n * values * d, gradients=2)
+    add("embedders", pairs_each * 2 * s * values * d, gradients=2)
     if candidates:
-      add("head", 2 * n * d * values, gradients=2)
-      add("head", 2 * n * values * candidates, gradients=2)
+      add("head", 2 * s * d * values, gradients=2)
+      add("head", 2 * s * values * candidates, gradients=2)
+  add("head", 2 * (s - n) * d * d, gradients=2)
+  for field, _ in auxiliary.targets_of(model.auxiliary, spec):
+    add("head", 2 * n * d * readout.readout_size(field), gradients=2)
+  match model.hierarchy:
+    case HierarchicalItems() as hierarchical:
+      size = hierarchy.classes(hierarchical, spec)
+      # Of the target's logit, and of the attribute's own loss.
+      add("head", 2 * (s + n) * d * size, gradients=2)
+      if hierarchy.attribute_field(hierarchical, spec).feature.kind == Kind.BAG:
+        # Every candidate's: which values it has is data.
+        add("head", 2 * s * d * size, gradients=2)
+        add("head", 2 * s * size * candidates, gradients=1)
   match model.remat:
     case NoRemat() | RematElementwise():
       recomputed = Flops()
@@ -259,16 +315,71 @@ def step_flops(
       recomputed = Flops(
         attention=forward.attention, feed_forward=forward.feed_forward
       )
-      if isinstance(model.block, SasrecBlock):
-        # Nothing but the sum reads the last product of this block.
-        last = Flops(feed_forward=2 * n * d * d)
-        recomputed += last.times(-model.layers)
+      # Without a gate nothing but the sum reads the last product of a block.
+      match model.block:
+        case GatedBlock(residual=PlainResidual()) as block:
+          f = feed_forward_width(block, d)
+          last = Flops(feed_forward=2 * n * f * d)
+        case GatedBlock():
+          last = Flops()
+        case SasrecBlock():
+          last = Flops(feed_forward=2 * n * d * d)
+        case HstuBlock():
+          last = Flops(attention=2 * n * d * d)
+      recomputed += last.times(-model.layers)
   return StepFlops(forward=forward, backward=backward, recomputed=recomputed)
 
 
 def six_nd(parameters: Parameters, *, tokens: int) -> int:
   """6·N·D with the backbone's N: the count most published laws are drawn on."""
   return 6 * parameters.backbone * tokens
+
+
+def _horizons(model: ModelConfig) -> int:
+  match model.horizons:
+    case NextToken():
+      return 1
+    case MultiToken(horizons=horizons):
+      return horizons
+
+
+def _head(model: ModelConfig, spec: DataSpec) -> int:
+  d = model.width
+  total = (_horizons(model) - 1) * d * d
+  for field, _ in auxiliary.targets_of(model.auxiliary, spec):
+    total += (d + 1) * readout.readout_size(field)
+  match model.hierarchy:
+    case HierarchicalItems() as hierarchical:
+      total += (d + 1) * hierarchy.classes(hierarchical, spec)
+  return total
+
+
+def _pairs(attention: Attention, *, window: int) -> int:
+  """Pairs of positions of a row that are computed, masked or not.
+
+  A pair costs a product for its weight and one for its value. Of summary slots
+  this is two products over the positions of two blocks.
+  """
+  match attention:
+    case FullAttention():
+      return sum((end - start) * end for start, end in query_blocks(window))
+    case FusedAttention() | BidirectionalAttention():
+      # Fused: what XLA computes; cuDNN's kernel does about half.
+      return window**2
+    case WindowAttention(span=span):
+      return _band(window, span)
+    case LowRankAttention(block=length, rank=rank):
+      slots = -(-window // length) * rank
+      far = sum(
+        (end - start) * chunks * rank
+        for start, end, chunks in far_queries(window, length)
+      )
+      return _band(window, 2 * length) + far + slots * 2 * length
+
+
+def _band(window: int, span: int) -> int:
+  size, back = chunking(window, span)
+  return -(-window // size) * size * (back + 1) * size
 
 
 def _tables(fields: tuple[Encoded, ...]) -> int:

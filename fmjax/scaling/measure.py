@@ -21,10 +21,11 @@ from fmjax.data.store import Prepared
 from fmjax.data.windows import tokens_per_epoch
 from fmjax.eval.baselines import baselines
 from fmjax.eval.evaluate import evaluate
-from fmjax.eval.metrics import summary
+from fmjax.eval.popularity import measured
 from fmjax.eval.ranked import Ranked, from_parquet
 from fmjax.eval.slices import slices
 from fmjax.model import age
+from fmjax.model.reading import asked_share
 from fmjax.model.recommender import Recommender
 from fmjax.scaling import count, records
 from fmjax.scaling.abstract import abstract_step
@@ -65,7 +66,8 @@ def measure(
     gate = _gate(experiment, model)
   test.to_parquet(run_dir / "test.parquet")
   params = count.parameters(experiment.model, prepared.spec, window=data.window)
-  in_data = tokens_per_epoch(prepared)
+  in_data = tokens_per_epoch(prepared, data.weighting)
+  asked = asked_share(experiment.model)
   return {
     "config": to_dict(experiment),
     "seed": run.seed,
@@ -78,12 +80,18 @@ def measure(
     "params": params.to_dict(),
     "tokens": outcome.tokens,
     "unique_tokens": min(in_data, outcome.tokens),
-    "epochs": outcome.tokens / max(in_data, 1),
-    "flops": _flops(experiment, prepared, params, tokens=outcome.tokens),
+    "epochs": outcome.tokens / max(in_data * asked, 1),
+    "flops": _flops(
+      experiment,
+      prepared,
+      params,
+      # Tokens that are shown, not asked for, are computed all the same.
+      tokens=round(outcome.tokens / asked),
+    ),
     "train_s": outcome.train_s,
     "curve": _curve(run_dir),
-    "validation": summary(validation),
-    "test": summary(test),
+    "validation": measured(validation, prepared),
+    "test": measured(test, prepared),
     "slices": slices(test),
     "gate": gate,
     "catalog": {
@@ -121,7 +129,7 @@ def baselines_of(prepared: Prepared, *, root: pathlib.Path) -> pathlib.Path:
   # Written last: its presence says that the others are whole.
   records.write_json(
     folder / "summary.json",
-    {name: summary(answer) for name, answer in ranked.items()},
+    {name: measured(answer, prepared) for name, answer in ranked.items()},
   )
   return folder
 

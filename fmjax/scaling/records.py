@@ -67,7 +67,9 @@ EVALS = pa.schema(
     _field("slice", pa.string()),  # "all", "history:5-19", "item:0"
     _field("metric", pa.string()),
     _field("k", pa.int64()),
-    _field("value", pa.float64(), "nll: nats; others: shares"),
+    _field(
+      "value", pa.float64(), "nll: nats; others: shares, or relative to 1"
+    ),
     _field("ci_low", pa.float64()),
     _field("ci_high", pa.float64()),
   ]
@@ -282,6 +284,9 @@ def problems(runs: pa.Table, evals: pa.Table) -> list[str]:
     value = row["value"]
     if value is None or not np.isfinite(value):
       found.append(f"{place} is {value}")
+    elif row["metric"] == "popularity_lift":
+      if value < -1:
+        found.append(f"{place} is {value}, less than -1")
     elif row["metric"] != "nll" and not 0 <= value <= 1:
       found.append(f"{place} is {value}, not a share")
     low, high = row["ci_low"], row["ci_high"]

@@ -128,11 +128,16 @@ def but_seed(run_dir: pathlib.Path) -> tuple[str, ...] | None:
 
 def read_rungs(run_dirs: Sequence[pathlib.Path]) -> list[Rung]:
   """Runs grouped by configuration, smallest backbone first."""
-  groups: dict[tuple[str, ...], Rung] = {}
+  found = []
   for run_dir in run_dirs:
     result = records.read_json(run_dir / "result.json")
     if result is None:
       raise DataError(f"{run_dir} lacks result.json; run it again")
+    found.append((run_dir, result))
+  groups: dict[tuple[str, ...], Rung] = {}
+  # By seed: names of directories end in a hash of the sources, too, and draws
+  # of seeds for an interval must not depend on those.
+  for run_dir, result in sorted(found, key=lambda run: run[1]["seed"]):
     same = records.config_hash(result["config"]), result["code_hash"]
     name = result["name"]
     if any(key != same and rung.name == name for key, rung in groups.items()):

@@ -51,11 +51,18 @@ class Samples:
   def improvement(self) -> "Samples":
     """Relative to rung 0 of the same draw; positive is better."""
     sign = -1.0 if self.metric == "nll" else 1.0
+    # There is no ratio to 0: few users of a weak rung may all have missed.
+    draw_sn = self.draw_sn[self.draw_sn[:, 0] > 0]
     return Samples(
       metric=self.metric,
       value_n=sign * (self.value_n / self.value_n[0] - 1),
-      draw_sn=sign * (self.draw_sn / self.draw_sn[:, :1] - 1),
+      draw_sn=sign * (draw_sn / draw_sn[:, :1] - 1),
     )
+
+  @property
+  def positive_sn(self) -> np.ndarray:
+    """The draws in which no rung has a metric of 0, which has no logarithm."""
+    return self.draw_sn[(self.draw_sn > 0).all(axis=1)]
 
   def difference(self, rung: int, other: int) -> np.ndarray:
     """95 % interval of value[rung] - value[other], paired, [2]."""
@@ -139,7 +146,8 @@ def band(
     delta: of the Huber loss, in logs.
   """
   u_n = np.log(x_n) - law.shift_x
-  z_sn = np.log(samples.draw_sn) - law.shift_y
+  draw_sn = samples.positive_sn
+  z_sn = np.log(draw_sn) - law.shift_y
   draws = len(z_sn)
   start_si = np.concatenate(
     [law.theta_i[None], law.form.starts(u_n, _STARTS)[:_STARTS]]
@@ -164,7 +172,7 @@ def band(
   y = law.predict(grid)
   if relative:
     sign = -1.0 if samples.metric == "nll" else 1.0
-    y_sn = sign * (y_sn / samples.draw_sn[:, :1] - 1)
+    y_sn = sign * (y_sn / draw_sn[:, :1] - 1)
     y = sign * (y / samples.value_n[0] - 1)
   low, high = _interval(y_sn, LEVEL).T
   return Band(x=grid, y=y, low=low, high=high, level=LEVEL)

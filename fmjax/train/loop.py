@@ -18,8 +18,10 @@ from fmjax.config import Experiment, to_dict, validate
 from fmjax.data import windows
 from fmjax.data.batch import Batch
 from fmjax.data.store import Prepared
+from fmjax.model.auxiliary import outcomes
 from fmjax.model.recommender import Recommender
 from fmjax.train.checkpoint import Checkpoints
+from fmjax.train.item_loss import check_negatives
 from fmjax.train.log import MetricsLog, TrainingProgress
 from fmjax.train.optimizer import make_optimizer, make_schedule
 from fmjax.train.state import make_state
@@ -112,7 +114,8 @@ def train(
   Raises:
     RunError: a loss, gradient or parameter is not finite; the batch is saved in
       `run_dir`.
-    ConfigError: the checkpoint in `run_dir` is of another configuration.
+    ConfigError: the checkpoint in `run_dir` is of another configuration, or the
+      data lack what the configuration reads.
   """
   validate(experiment)
   run_dir.mkdir(parents=True, exist_ok=True)
@@ -142,6 +145,21 @@ class _Loop:
     data, run = experiment.data, experiment.run
     self.config, self.run_dir, self.evaluators = experiment, run_dir, evaluators
     self.mesh = jax.sharding.get_mesh()
+    # What the data cannot give is refused before anything is compiled.
+    check_negatives(experiment.objective, items=prepared.spec.items - 1)
+    dataset = windows.training_batches(
+      prepared,
+      window=data.window,
+      stride=data.stride,
+      rows=data.rows,
+      seed=run.seed,
+      recency=data.recency,
+      weighting=data.weighting,
+      steps=run.steps,
+      outcomes=outcomes(experiment.model.auxiliary, prepared.spec),
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
     optimizer = make_optimizer(experiment.optim, total_steps=run.steps)
     self.schedule = make_schedule(experiment.optim, total_steps=run.steps)
     self.step = make_step(experiment.objective, optimizer, seed=run.seed)
@@ -154,17 +172,6 @@ class _Loop:
         self.state, config=experiment
       )
     self.start = int(self.state.step)
-    dataset = windows.training_batches(
-      prepared,
-      window=data.window,
-      stride=data.stride,
-      rows=data.rows,
-      seed=run.seed,
-      recency=data.recency,
-      steps=run.steps,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    )
     self.batches = windows.batch_iterator(dataset, start=self.start)
     self.log = MetricsLog(run_dir, from_step=self.start)
     self.progress = TrainingProgress(name, start=self.start, steps=run.steps)

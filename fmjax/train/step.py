@@ -1,6 +1,5 @@
 """One training step: pure, jitted, the old state donated."""
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -8,23 +7,15 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from fmjax.config import (
-  BinaryCrossEntropy,
-  FullSoftmax,
-  Objective,
-  SampledSoftmax,
-)
+from fmjax.config import Objective
 from fmjax.data.batch import Batch
-from fmjax.model import time
 from fmjax.model.features import flatten
-from fmjax.model.heads import pair_logits
 from fmjax.model.recommender import Recommender
-from fmjax.train.loss import (
-  binary_cross_entropy,
-  full_softmax,
-  sampled_softmax,
-)
+from fmjax.train.item_loss import item_loss
 from fmjax.train.state import TrainState
+
+# Folded into a step's key; a split makes no key of such a number.
+_ASKING = 2**31 - 1
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -37,7 +28,7 @@ def loss(
 
   Args:
     model: its dropout is on, and that of ids.
-    batch: rows of windows.
+    batch: rows of windows, as `Recommender.ask` gives it.
     objective: which loss.
     key: of dropout, of sampled negatives and of items without their id.
   """
@@ -45,54 +36,20 @@ def loss(
   model = model.drop_ids(id_key)
   states_nd = model.encode(batch, dropout_key=dropout_key)
   states_nd = states_nd.astype(model.dtype)
-  items = model.items
-  at_day_bt = time.day(batch.time_bt)
-  target_n = flatten(batch.item_bt)
-  weight_n, at_day_n = flatten(batch.weight_bt), flatten(at_day_bt)
-  weight = jnp.sum(batch.weight_bt)
-
-  def logits(item_nd: jax.Array) -> jax.Array:
-    return pair_logits(states_nd, item_nd.astype(model.dtype))
-
-  match objective:
-    case FullSoftmax(chunk=chunk):
-      head = model.item_head()
-      total = full_softmax(
-        states_nd,
-        head,
-        target_logit_n=logits(head.embed(target_n, at_day_n)),
-        weight_bt=batch.weight_bt,
-        at_day_bt=at_day_bt,
-        chunk=chunk,
-      )
-    case SampledSoftmax(negatives=q):
-      negative_q = items.sample(sample_key, q, axis=None)
-      total = sampled_softmax(
-        states_nd,
-        model.item_head(negative_q),
-        negative_q=negative_q,
-        log_count=math.log(q / items.count),
-        target_logit_n=logits(items.embed_candidates(target_n, at_day_n)),
-        target_n=target_n,
-        weight_n=weight_n,
-        at_day_n=at_day_n,
-      )
-    case BinaryCrossEntropy(negatives=q):
-      draws = [
-        items.sample(key, target_n.shape[0])
-        for key in jax.random.split(sample_key, q)
-      ]
-      negative_logits = [
-        logits(items.embed_candidates(drawn_n, at_day_n)) for drawn_n in draws
-      ]
-      total = binary_cross_entropy(
-        target_logit_n=logits(items.embed_candidates(target_n, at_day_n)),
-        negative_logit_nq=jnp.stack(negative_logits, axis=-1),
-        target_n=target_n,
-        negative_nq=jnp.stack(draws, axis=-1),
-        weight_n=weight_n,
-      )
-  return total, weight
+  asked_nd, asked = model.targets(states_nd, batch)
+  total = item_loss(
+    model,
+    asked_nd,
+    item_bt=asked.item_bt,
+    weight_bt=asked.weight_bt,
+    at_day_bt=asked.at_day_bt,
+    objective=objective,
+    key=sample_key,
+  )
+  weight_n = flatten(batch.weight_bt)
+  for nll_n, share in model.field_losses(states_nd, batch):
+    total += share * jnp.sum(weight_n * nll_n)
+  return total, jnp.sum(batch.weight_bt)
 
 
 def make_step(
@@ -101,12 +58,14 @@ def make_step(
   """The step of an objective.
 
   The key is a function of (seed, step), so a resumed run draws the same masks
-  and negatives.
+  and negatives. Targets are the tokens of positive weight: one of importance 0
+  is none, and neither divides the loss nor counts among the tokens.
   """
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     definition, params, content = nnx.split(state.model, nnx.Param, ...)
     key = jax.random.fold_in(jax.random.key(seed), state.step)
+    batch = state.model.ask(batch, jax.random.fold_in(key, _ASKING))
     targets = jnp.sum(batch.weight_bt > 0)
 
     def mean_loss(params):

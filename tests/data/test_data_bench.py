@@ -23,6 +23,7 @@ def test_a_log_is_made_once(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["log-3000"]
 
 
+@pytest.mark.slow
 def test_prepare_is_measured_in_a_process_of_its_own(tmp_path):
   log = prepare.make_log(3_000, tmp_path)
   run = prepare.measure(log, memory_limit="1GB")

@@ -240,7 +240,11 @@ def _changed(events, changes, *, since_s):
 
 
 @pytest.mark.parametrize(
-  "granularity", [EventTokens(), RunTokens(max_gap_s=_DAY_S)]
+  "granularity",
+  [
+    pytest.param(EventTokens(), marks=pytest.mark.slow),
+    RunTokens(max_gap_s=_DAY_S),  # the harder: a run may reach over midnight
+  ],
 )
 @settings(max_examples=6, **_SETTINGS)
 @given(

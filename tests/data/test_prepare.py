@@ -120,6 +120,7 @@ def test_users_tokenized_a_few_at_a_time_give_the_same_content(
   assert content() == whole
 
 
+@pytest.mark.slow
 def test_a_log_larger_than_memory_gives_the_same_content(tmp_path):
   synthetic.write(Synthetic(events=1_500_000), tmp_path / "events.parquet")
   mapping = tmp_path / "map.toml"

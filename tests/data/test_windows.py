@@ -112,13 +112,19 @@ def positions(batch):
   return np.argwhere(np.asarray(batch.segment_bt) > 0).tolist()
 
 
+FEATURES = ("request", "previous", "outcome")
+
+
 def leaves(batch):
   fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-  request, previous = fields.pop("request"), fields.pop("previous")
+  groups = {name: fields.pop(name) for name in FEATURES}
   return {
     **fields,
-    **{f"request/{name}": array for name, array in request.items()},
-    **{f"previous/{name}": array for name, array in previous.items()},
+    **{
+      f"{group}/{name}": array
+      for group, arrays in groups.items()
+      for name, array in arrays.items()
+    },
   }
 
 
@@ -225,6 +231,27 @@ def test_previous_is_the_token_before_also_where_a_window_begins(
         == before["item_id"]
       )
   assert begins > 20
+
+
+def test_outcomes_are_those_of_the_token_and_are_there_if_asked_for(
+  prepared, by_user
+):
+  plain, *_ = batches_of(prepared)
+  assert plain.outcome == {}
+  asked = [
+    encoding
+    for encoding in prepared.encodings
+    if encoding.encoded.feature.when is When.POST_ACTION
+  ][::2]
+  names = tuple(encoding.encoded.feature.name for encoding in asked)
+  batch = training_batches(
+    prepared, window=8, stride=5, rows=4, seed=0, outcomes=names
+  )[0]
+  assert same(dataclasses.replace(batch, outcome={}), plain)
+  for row, t in positions(batch):
+    user, index = int(batch.user_bt[row, t]), int(batch.index_bt[row, t])
+    for encoding in asked:
+      assert_says(batch.outcome, row, t, by_user[user][index], encoding)
 
 
 def test_arrays_have_the_declared_names_shapes_and_types(prepared):

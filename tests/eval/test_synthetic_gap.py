@@ -19,7 +19,7 @@ _REDUCED = Synthetic(events=200_000, users=650, items=5_000)
 @pytest.mark.parametrize(
   "source",
   [
-    pytest.param(_REDUCED, id="reduced"),
+    pytest.param(_REDUCED, id="reduced", marks=pytest.mark.slow),
     pytest.param(CORPUS, id="reference", marks=pytest.mark.slow),
   ],
 )

@@ -12,11 +12,17 @@ from fmjax.config import (
   FullAttention,
   FusedAttention,
   GatedBlock,
+  HstuBlock,
+  LearnedPositions,
   LogBucketBias,
   LogGap,
+  LowRankAttention,
   ModelConfig,
   NoRelativeTime,
+  PlainResidual,
+  RotaryPositions,
   SasrecBlock,
+  WindowAttention,
 )
 from fmjax.data.batch import Batch
 from fmjax.data.catalog import Catalog, Daily
@@ -24,7 +30,12 @@ from fmjax.data.schema import DataSpec, Encoded, Feature, Kind, When
 from fmjax.model.recommender import Recommender
 
 ITEMS, ROWS, WINDOW = 40, 2, 8
-BLOCKS = (GatedBlock(), SasrecBlock())
+BLOCKS = (
+  GatedBlock(),
+  GatedBlock(residual=PlainResidual()),
+  SasrecBlock(),
+  HstuBlock(),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -172,22 +183,30 @@ def batch(batch_of) -> Batch:
   return batch_of()
 
 
-@pytest.fixture(params=BLOCKS, ids=lambda b: type(b).__name__)
+@pytest.fixture(params=BLOCKS, ids=str)
 def block(request):
   return request.param
 
 
-# Every block and every attention; a model is slow to compile.
+# Every block, every causal attention and both kinds of positions; a model is
+# slow to compile.
 @pytest.fixture(
   params=[
-    (GatedBlock(), FullAttention(), LogBucketBias()),
-    (GatedBlock(), FusedAttention(), NoRelativeTime()),
-    (SasrecBlock(), FullAttention(), LogBucketBias()),
+    (GatedBlock(), FullAttention(), LogBucketBias(), LearnedPositions()),
+    (GatedBlock(), FusedAttention(), NoRelativeTime(), LearnedPositions()),
+    (SasrecBlock(), FullAttention(), LogBucketBias(), LearnedPositions()),
+    (
+      GatedBlock(residual=PlainResidual()),
+      LowRankAttention(block=2, rank=1),
+      LogBucketBias(),
+      RotaryPositions(),
+    ),
+    (HstuBlock(), WindowAttention(span=3), LogBucketBias(), LearnedPositions()),
   ],
   ids=lambda parts: "-".join(type(part).__name__ for part in parts[:2]),
 )
 def config(request) -> ModelConfig:
-  block, attention, relative_time = request.param
+  block, attention, relative_time, positions = request.param
   return ModelConfig(
     width=16,
     layers=2,
@@ -195,6 +214,7 @@ def config(request) -> ModelConfig:
     block=block,
     attention=attention,
     relative_time=relative_time,
+    positions=positions,
     gap=LogGap(),
   )
 

@@ -1,7 +1,9 @@
 """Every form of attention equals attention written out whole."""
 
+import dataclasses
 import itertools
 
+import attention_world as world
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,80 +12,81 @@ from flax import nnx
 
 from fmjax import mesh
 from fmjax.model import attention as attention_lib
-from fmjax.model.attention import (
-  Full,
-  Fused,
-  TimeBias,
-  fused_kernel,
-  query_blocks,
+from fmjax.model.attention import Fused, Sight, fused_kernel, query_blocks
+
+each_causal = pytest.mark.parametrize("name", world.FORMS)
+
+
+@pytest.mark.parametrize(
+  "name, window",
+  [
+    *((name, 70) for name in (*world.FORMS, "bidirectional")),
+    # Shorter than a chunk or a block of queries.
+    *((name, 8) for name in ("full", "window", "low rank", "pointwise")),
+  ],
 )
-
-
-def dense(q_bthe, k_bshe, v_bshe, *, segment_bt, bias_bhts=0.0):
-  """The plain twin: every pair of positions, then a mask."""
-  t, e = q_bthe.shape[1], q_bthe.shape[3]
-  logits_bhts = jnp.einsum("bthe,bshe->bhts", q_bthe, k_bshe) / np.sqrt(e)
-  logits_bhts = logits_bhts + bias_bhts
-  same_bts = segment_bt[:, :, None] == segment_bt[:, None, :]
-  seen_bts = same_bts & np.tril(np.ones((t, t), bool))[None]
-  logits_bhts = jnp.where(seen_bts[:, None], logits_bhts, -jnp.inf)
-  return jnp.einsum("bhts,bshe->bthe", jax.nn.softmax(logits_bhts), v_bshe)
-
-
-def inputs(window, *, rows=3, heads=2, seed=0):
-  rng = np.random.default_rng(seed)
-  q_bthe, k_bshe, v_bshe = (
-    jnp.asarray(rng.normal(size=(rows, window, heads, 4)), jnp.float32)
-    for _ in range(3)
-  )
-  segment_bt = np.sort(rng.integers(0, 5, (rows, window)), axis=1)
-  return (q_bthe, k_bshe, v_bshe), jnp.asarray(segment_bt, jnp.int32)
-
-
-FORMS = [Full(dropout=0.5), Fused()]
-each_form = pytest.mark.parametrize("attention", FORMS, ids=["full", "fused"])
-
-
-@each_form
-@pytest.mark.parametrize("window", [1, 8, 64, 65, 130, 200])
-def test_every_form_equals_the_whole_written_out(attention, window):
-  arrays, segment_bt = inputs(window)
-  weights = jnp.asarray(np.random.default_rng(1).normal(size=arrays[0].shape))
+def test_every_form_equals_the_whole_written_out(name, window):
+  definition, params = nnx.split(world.form(name))
+  arrays, batch = world.arrays(window), world.packed(window)
+  weights = np.random.default_rng(1).normal(size=arrays[0].shape)
+  # What padding makes of padding is read by nobody.
+  weights = jnp.asarray(weights * (batch.segment_bt > 0)[:, :, None, None])
 
   def total(attend):
-    return lambda arrays: jnp.sum(attend(*arrays) * weights)
+    def of(arrays, params):
+      out_bthe = attend(nnx.merge(definition, params), arrays, batch)
+      return jnp.sum(out_bthe * weights), out_bthe * (weights != 0)
 
-  def blocks(*arrays):
-    return attention(*arrays, segment_bt=segment_bt, dropout_key=None)
+    return jax.jit(jax.value_and_grad(of, argnums=(0, 1), has_aux=True))
 
-  def whole(*arrays):
-    return dense(*arrays, segment_bt=segment_bt)
-
-  np.testing.assert_allclose(
-    jax.jit(blocks)(*arrays), jax.jit(whole)(*arrays), atol=1e-5
-  )
-  got = jax.jit(jax.grad(total(blocks)))(arrays)
-  want = jax.jit(jax.grad(total(whole)))(arrays)
-  for one, other in zip(got, want, strict=True):
-    np.testing.assert_allclose(one, other, atol=1e-5)
+  got, want = (total(of)(arrays, params) for of in (world.run, world.dense))
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  for one, other in zip(
+    jax.tree.leaves(got), jax.tree.leaves(want), strict=True
+  ):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
 
 
-@each_form
-@pytest.mark.parametrize("window", [64, 200])
-def test_no_form_sees_a_later_position_to_the_bit(attention, window):
-  arrays, segment_bt = inputs(window)
+@each_causal
+def test_no_form_sees_a_later_position_to_the_bit(name):
+  window = 70
+  attention = world.form(name)
+  arrays, batch = world.arrays(window), world.packed(window)
 
   @jax.jit
-  def run(arrays):
-    return attention(
-      *arrays, segment_bt=segment_bt, dropout_key=jax.random.key(0)
-    )
+  def run(arrays, batch):
+    return world.run(attention, arrays, batch, key=jax.random.key(0))
 
-  before = run(arrays)
-  for cut in (1, 50, window - 1):
+  before = run(arrays, batch)
+  for cut in (1, 33, 50, window - 1):
     later = tuple(x.at[:, cut:].add(1.0) for x in arrays)
-    assert (run(later)[:, :cut] == before[:, :cut]).all()
-    assert not (run(later)[:, cut:] == before[:, cut:]).all()
+    time_bt = batch.time_bt.copy()
+    time_bt[:, cut:] += 1_000_000
+    previous_bt = batch.previous["time"].copy()
+    previous_bt[:, cut:] += 500_000
+    changed = dataclasses.replace(
+      batch, time_bt=time_bt, previous={"time": previous_bt}
+    )
+    after = run(later, changed)
+    assert (after[:, :cut] == before[:, :cut]).all()
+    assert not (after[:, cut:] == before[:, cut:]).all()
+
+
+@each_causal
+def test_the_gradient_into_the_future_is_exactly_zero(name):
+  window = 70
+  attention = world.form(name)
+  arrays, batch = world.arrays(window), world.packed(window)
+
+  @jax.jit
+  @jax.grad
+  def gradient(arrays, position):
+    return jnp.sum(jnp.sin(world.run(attention, arrays, batch)[:, position]))
+
+  for position in (2, 33, 60):
+    for grad in gradient(arrays, position):
+      assert not np.any(grad[:, position + 1 :])
+      assert np.any(grad[:, : position + 1])
 
 
 @pytest.mark.parametrize("window", [1, 63, 64, 65, 200, 1_024, 5_000])
@@ -97,15 +100,16 @@ def test_blocks_partition_the_window_evenly(window):
   assert max(sizes) <= 64 or len(blocks) == 16
 
 
-def test_dropped_weights_are_unbiased_and_drawn_by_key():
-  arrays, segment_bt = inputs(130)
-  attention = Full(dropout=0.3)
-  want = attention(*arrays, segment_bt=segment_bt, dropout_key=None)
+@pytest.mark.parametrize("name", ["full", "window", "low rank"])
+def test_dropped_weights_are_unbiased_and_drawn_by_key(name):
+  attention = world.form(name)
+  arrays, batch = world.arrays(16, rows=1), world.packed(16, rows=1)
+  want = jax.jit(world.run)(attention, arrays, batch)
 
   @jax.jit
   @jax.vmap
   def draw(key):
-    return attention(*arrays, segment_bt=segment_bt, dropout_key=key)
+    return world.run(attention, arrays, batch, key=key)
 
   drawn = draw(jax.random.split(jax.random.key(0), 400))
   assert not (drawn[0] == drawn[1]).all()
@@ -114,94 +118,40 @@ def test_dropped_weights_are_unbiased_and_drawn_by_key():
   assert np.abs(error / scale).mean() < 1.2  # of a normal: .8
 
 
-# ---- a bias of time ----------------------------------------------------------
+@pytest.mark.parametrize(
+  "name, devices",
+  [
+    *itertools.product(["full"], [(4, 2), (8, 1), (1, 8)]),
+    *itertools.product(["window", "low rank", "pointwise"], [(4, 2)]),
+  ],
+  ids=str,
+)
+def test_rows_may_lie_on_several_devices(name, devices):
+  attention = world.form(name)
+  arrays, batch = world.arrays(70, rows=8), world.packed(70, rows=8)
 
+  def run(attention, arrays, batch):
+    def total(attention):
+      out_bthe = world.run(attention, arrays, batch)
+      return jnp.sum(jnp.sin(out_bthe)), out_bthe
 
-def biased(heads=2, buckets=7, seed=2):
-  bias = TimeBias(heads, buckets)
-  drawn_hi = np.random.default_rng(seed).normal(size=(heads, buckets))
-  bias.bias_hi[...] = jnp.asarray(drawn_hi, jnp.float32)
-  return Full(dropout=0.5, time_bias=bias)
+    grads, out_bthe = jax.grad(total, has_aux=True)(attention)
+    return out_bthe, grads
 
-
-def any_buckets(rows, window, buckets=7):
-  drawn = np.random.default_rng(3).integers(0, buckets, (rows, window, window))
-  return jnp.asarray(drawn, jnp.uint8)
-
-
-@pytest.mark.parametrize("window", [1, 8, 65, 130])
-def test_biases_are_added_by_bucket_and_head_with_their_gradient(window):
-  arrays, segment_bt = inputs(window)
-  bucket_bts = any_buckets(3, window)
-  definition, table = nnx.split(biased())
-  weights = jnp.asarray(np.random.default_rng(1).normal(size=arrays[0].shape))
-
-  def blocks(arrays, table):
-    out_bthe = nnx.merge(definition, table)(
-      *arrays, segment_bt=segment_bt, bucket_bts=bucket_bts, dropout_key=None
-    )
-    return jnp.sum(out_bthe * weights)
-
-  def whole(arrays, table):
-    bias_hi = table.time_bias.bias_hi[...]
-    bias_bhts = jnp.moveaxis(bias_hi.T[bucket_bts], -1, 1)
-    out_bthe = dense(*arrays, segment_bt=segment_bt, bias_bhts=bias_bhts)
-    return jnp.sum(out_bthe * weights)
-
-  got, want = (
-    jax.jit(jax.value_and_grad(of, argnums=(0, 1)))(arrays, table)
-    for of in (blocks, whole)
-  )
+  want = jax.jit(run)(attention, arrays, batch)
+  data, model = devices
+  device_mesh = mesh.make_mesh(data=data, model=model)
+  with mesh.use(device_mesh):
+    definition, params = nnx.split(attention)
+    rows = jax.sharding.NamedSharding(device_mesh, mesh.spec("rows"))
+    everywhere = jax.sharding.NamedSharding(device_mesh, jax.P())
+    attention = nnx.merge(definition, jax.device_put(params, everywhere))
+    got = jax.jit(run)(attention, *jax.device_put((arrays, batch), rows))
+    assert data == 1 or got[0].sharding.spec[0] == "data"
   for one, other in zip(
     jax.tree.leaves(got), jax.tree.leaves(want), strict=True
   ):
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
-
-
-@pytest.mark.parametrize("window", [64, 130])
-def test_biases_of_later_keys_change_nothing_to_the_bit(window):
-  arrays, segment_bt = inputs(window)
-  attention, bucket_bts = biased(), any_buckets(3, window)
-
-  @jax.jit
-  def run(arrays, bucket_bts):
-    return attention(
-      *arrays,
-      segment_bt=segment_bt,
-      bucket_bts=bucket_bts,
-      dropout_key=jax.random.key(0),
-    )
-
-  before = run(arrays, bucket_bts)
-  for cut in (1, 50, window - 1):
-    later = tuple(x.at[:, cut:].add(1.0) for x in arrays)
-    moved_bts = bucket_bts.at[:, :, cut:].set(0).at[:, cut:].set(6)
-    after = run(later, moved_bts)
-    assert (after[:, :cut] == before[:, :cut]).all()
-    assert not (after[:, cut:] == before[:, cut:]).all()
-
-
-@pytest.mark.parametrize("devices", [(4, 2), (8, 1), (1, 8)], ids=str)
-def test_biased_rows_may_lie_on_several_devices(devices):
-  arrays, segment_bt = inputs(70, rows=8)
-  attention, bucket_bts = biased(), any_buckets(8, 70)
-
-  def run(arrays, segment_bt, bucket_bts):
-    return attention(
-      *arrays, segment_bt=segment_bt, bucket_bts=bucket_bts, dropout_key=None
-    )
-
-  want = jax.jit(run)(arrays, segment_bt, bucket_bts)
-  data, model = devices
-  device_mesh = mesh.make_mesh(data=data, model=model)
-  with mesh.use(device_mesh):
-    definition, table = nnx.split(attention)
-    rows = jax.sharding.NamedSharding(device_mesh, mesh.spec("rows"))
-    everywhere = jax.sharding.NamedSharding(device_mesh, jax.P())
-    attention = nnx.merge(definition, jax.device_put(table, everywhere))
-    got = jax.jit(run)(*jax.device_put((arrays, segment_bt, bucket_bts), rows))
-    assert data == 1 or got.sharding.spec[0] == "data"
-    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 # ---- the library's kernel --------------------------------------------------
@@ -209,14 +159,14 @@ def test_biased_rows_may_lie_on_several_devices(devices):
 
 @pytest.mark.parametrize("devices", [(4, 2), (2, 4)], ids=str)
 def test_fused_rows_may_lie_on_several_devices(devices):
-  arrays, segment_bt = inputs(10, rows=4)
-  want = dense(*arrays, segment_bt=segment_bt)
+  arrays, batch = world.arrays(10, rows=4), world.packed(10, rows=4)
+  want = world.dense(Fused(), arrays, batch)
   data, model = devices
   device_mesh = mesh.make_mesh(data=data, model=model)
   with mesh.use(device_mesh):
     sharding = jax.sharding.NamedSharding(device_mesh, mesh.spec("rows"))
-    arrays, segment_bt = jax.device_put((arrays, segment_bt), sharding)
-    got = jax.jit(Fused())(*arrays, segment_bt=segment_bt, dropout_key=None)
+    arrays, batch = jax.device_put((arrays, batch), sharding)
+    got = jax.jit(world.run)(Fused(), arrays, batch)
     assert got.sharding.spec[0] == "data"
     np.testing.assert_allclose(got, want, atol=1e-5)
 
@@ -263,7 +213,9 @@ def test_on_a_gpu_the_gradient_is_lowered_to_cudnns_kernels(
     segment_bt = jax.ShapeDtypeStruct((4, 64), jnp.int32, sharding=sharding)
 
     def total(arrays, segment_bt):
-      out_bthe = Fused()(*arrays, segment_bt=segment_bt, dropout_key=None)
+      out_bthe = Fused()(
+        *arrays, sight=Sight(segment_bt=segment_bt), dropout_key=None
+      )
       return jnp.sum(out_bthe.astype(jnp.float32))
 
     traced = jax.jit(jax.grad(total)).trace([q_bthe] * 3, segment_bt)

@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fmjax.config import (
+  GatedBlock,
+  HstuBlock,
   IdOnly,
   ItemOnly,
   ItemsConfig,
@@ -17,12 +19,13 @@ from fmjax.config import (
   ModelConfig,
   NoRemat,
   NoTime,
+  PlainResidual,
   RematBlocks,
   RematElementwise,
+  SasrecBlock,
   SumMixer,
 )
 from fmjax.data.batch import Batch
-from fmjax.model.time import relative_buckets
 
 ROWS, WINDOW = 2, 8
 SAME_FIXTURES = [HealthCheck.function_scoped_fixture]
@@ -57,7 +60,7 @@ def edit(batch: Batch, change) -> Batch:
   own = {
     field.name: change(field.name, getattr(batch, field.name))
     for field in dataclasses.fields(batch)
-    if field.name not in ("request", "previous")
+    if field.name not in ("request", "previous", "outcome")
   }
   return Batch(**own, request=request, previous=previous)
 
@@ -186,15 +189,14 @@ def test_scanned_layers_equal_unrolled_ones(model, batch):
       batch.previous["item"].reshape(-1), batch.previous["time"].reshape(-1)
     )
     x_nd = model.events(batch, item_nd * model.input_scale)
-    buckets = model.time_buckets
-    bucket_bts = buckets and relative_buckets(batch, buckets=buckets)
+    sight = model.blocks.attention.prepare(batch)
     for layer in range(2):
       own = jax.tree.map(lambda p, i=layer: p[i], params)
       block = nnx.merge(definition, own)
       x_nd = block(
         x_nd,
-        segment_bt=batch.segment_bt,
-        bucket_bts=bucket_bts,
+        position_bt=batch.position_bt,
+        sight=sight,
         dropout_key=None,
       )
     return model.final_norm(x_nd).reshape(*batch.item_bt.shape, -1)
@@ -204,6 +206,16 @@ def test_scanned_layers_equal_unrolled_ones(model, batch):
   )
 
 
+@pytest.mark.parametrize(
+  "block",
+  [
+    GatedBlock(),
+    HstuBlock(),
+    pytest.param(GatedBlock(residual=PlainResidual()), marks=pytest.mark.slow),
+    pytest.param(SasrecBlock(), marks=pytest.mark.slow),
+  ],
+  ids=str,
+)
 def test_rematerialized_blocks_equal_stored_ones(block, build, batch):
   def gradient(remat):
     config = ModelConfig(

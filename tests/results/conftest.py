@@ -149,6 +149,22 @@ def made_up():
       "input_turns": {"log": [3e6, 4e6]},
       "logs": {"log": {"source": "x", "events": 2_000_000, "in_memory": True}},
     },
+    "attention": {
+      "block": 32,
+      "rank": 2,
+      "attention_speedup_4096": 6.0,
+      "memory_ratio_4096": 0.2,
+      "cost_ratio_8192_1024": 1.2,
+      "step_us_per_token": {"1024": 40.0, "8192": 48.0},
+      "lengths": [
+        {
+          "window": window,
+          "ms": {"full": slow, "window": 2.0, "low_rank": 3.0},
+          "temp_bytes": {"full": 9e6, "window": 1e6, "low_rank": 2e6},
+        }
+        for window, slow in ((1_024, 6.0), (4_096, 90.0))
+      ],
+    },
     "peer_quality": {
       "ours": ranked(0.35, 0.2),
       "peer": ranked(0.3, 0.17),

@@ -25,7 +25,18 @@ def outputs(notebook):
   }
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# One that is executed within the time of `make test`.
+EXECUTED = [
+  pytest.param(
+    path,
+    marks=() if path.stem == "ablations" else pytest.mark.slow,
+    id=path.stem,
+  )
+  for path in NOTEBOOKS
+]
+
+
+@pytest.mark.parametrize("path", EXECUTED)
 def test_a_notebook_shows_what_the_results_say(path):
   found = outputs(execute.executed(path))
   assert found == outputs(nbformat.read(path, as_version=4)), "make figures"
@@ -39,6 +50,7 @@ def test_a_notebook_is_small_and_tells_no_time(path):
   assert [cell.metadata for cell in notebook.cells if cell.metadata] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["performance", "ablations"])
 def test_a_notebook_without_any_result_says_what_to_run(name, tmp_path):
   copied = shutil.ignore_patterns("results", "figures", "__pycache__")

@@ -118,7 +118,7 @@ def test_every_row_of_the_performance_table_names_its_command(made_up):
   lines = rows(tables.performance(made_up))
   assert lines[""] == ["fmjax 0.1.0", "Peer 1.2", "fmjax / peer", "command"]
   del lines[""], lines["---"]
-  assert len(lines) == 10
+  assert len(lines) == 13
   gpu = lines.pop("training on a GPU")
   assert gpu == ["not measured", "", "", "`python -m experiments.bench.gpu`"]
   for cells in lines.values():
@@ -132,6 +132,11 @@ def test_every_row_of_the_performance_table_names_its_command(made_up):
     "1.00",
     "3.00",
     "0.33",
+  ]
+  assert lines["low-rank attention over 4,096 positions: ms"][:3] == [
+    "3",
+    "",
+    "full / low rank: 6.0",
   ]
   assert lines["`prepare`, 20 M events: events/s"][:3] == [
     "1,000,000",
@@ -246,7 +251,7 @@ def test_a_result_that_is_there_is_shown(made_up, without_results):
 
 def test_nothing_measured_is_a_table_of_commands(without_results):
   text = readme.performance(bench.read_all())
-  assert text.count("not measured") == len(rows(text)) - 2 == 6
+  assert text.count("not measured") == len(rows(text)) - 2 == 7
 
 
 def test_figures_of_missing_benchmarks_are_left_out(

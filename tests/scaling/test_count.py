@@ -8,6 +8,8 @@ from fmjax import mesh
 from fmjax.config import (
   AgeGate,
   AllFeatures,
+  Auxiliary,
+  BidirectionalAttention,
   BinaryCrossEntropy,
   CalendarTime,
   CandidateAge,
@@ -19,23 +21,35 @@ from fmjax.config import (
   FullSoftmax,
   FusedAttention,
   GatedBlock,
+  GeneralizedBce,
+  HierarchicalItems,
+  HstuBlock,
   IdOnly,
+  InBatchProposal,
   ItemOnly,
   ItemsConfig,
   LogBucketBias,
   LogGap,
+  LowRankAttention,
+  Masked,
   MetadataOnly,
+  MixedProposal,
   ModelConfig,
+  MultiToken,
   NoRemat,
   NoTime,
   Objective,
+  PlainResidual,
+  PopularityProposal,
   PostActionOnly,
   RematBlocks,
   RematElementwise,
+  RotaryPositions,
   SampledSoftmax,
   SasrecBlock,
   SomeMetadata,
   SumMixer,
+  WindowAttention,
   override,
 )
 from fmjax.data.schema import DataSpec, Encoded, Feature, Kind, When
@@ -128,6 +142,46 @@ MODELS = {
     block=SasrecBlock(),
   ),
 }
+# What differs between these is the backbone: one specification is enough.
+BACKBONES = {
+  "window": ModelConfig(
+    width=16, layers=2, heads=2, attention=WindowAttention(span=40)
+  ),
+  "low rank": ModelConfig(
+    width=16,
+    layers=1,
+    heads=2,
+    attention=LowRankAttention(block=5, rank=3),
+    relative_time=LogBucketBias(buckets=5),
+    positions=RotaryPositions(),
+  ),
+  "bidirectional": ModelConfig(
+    width=16,
+    layers=1,
+    heads=2,
+    features=ItemOnly(),
+    time=NoTime(),
+    attention=BidirectionalAttention(),
+    reading=Masked(),
+  ),
+  "plain residuals": ModelConfig(
+    width=16, layers=2, heads=2, block=GatedBlock(residual=PlainResidual())
+  ),
+  "hstu": ModelConfig(
+    width=16,
+    layers=2,
+    heads=2,
+    block=HstuBlock(),
+    relative_time=LogBucketBias(buckets=5),
+  ),
+  "hstu, window": ModelConfig(
+    width=16,
+    layers=1,
+    heads=2,
+    block=HstuBlock(),
+    attention=WindowAttention(span=3),
+  ),
+}
 SPECS = {"rich": RICH, "numbers": NUMBERS, "bare": BARE}
 each_case = pytest.mark.parametrize(
   "model,spec",
@@ -140,6 +194,18 @@ OBJECTIVES = (
   FullSoftmax(chunk=8),
   SampledSoftmax(negatives=5),
   BinaryCrossEntropy(negatives=2),
+)
+# Where negatives come from is no matrix product, nor is what targets count.
+TWINS = (
+  *(
+    (SampledSoftmax(negatives=5, proposal=proposal), OBJECTIVES[1])
+    for proposal in (
+      PopularityProposal(),
+      InBatchProposal(),
+      MixedProposal(uniform=0.4),
+    )
+  ),
+  (GeneralizedBce(negatives=2), OBJECTIVES[2]),
 )
 
 
@@ -182,12 +248,15 @@ def step_flops(
   )
 
 
+HEADS = ("horizons", "auxiliary", "hierarchy")
+
+
 def by_part(sizes: dict[str, int]) -> dict[str, int]:
   return {
     "item_tables": sizes["items"],
     "features": sizes["events"],
     "backbone": sizes["blocks"] + sizes["final_norm"],
-    "head": 0,
+    "head": sum(sizes.get(part, 0) for part in HEADS),
     "total": sum(sizes.values()),
   }
 
@@ -221,10 +290,31 @@ def test_flops_equal_the_matrix_products_of_the_jaxpr(model, spec):
   assert_counted(experiment(model), spec)
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_is_counted(name):
+  # Several blocks of far queries, and none at all.
+  for window in (8, 300):
+    config = experiment(BACKBONES[name], window=window)
+    assert_counted(config, BARE)
+    counted = count.parameters(config.model, BARE, window=window)
+    sizes = abstract_step(config, BARE).part_sizes()
+    assert counted.to_dict() == by_part(sizes)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_flops_of_every_objective_are_those_of_its_jaxpr(objective, spec):
   assert_counted(experiment(MODELS["gated"], objective=objective), spec)
+
+
+@pytest.mark.parametrize("objective,twin", TWINS, ids=str)
+def test_proposals_and_calibration_cost_no_matrix_products(objective, twin):
+  model = ModelConfig(width=16, layers=1, heads=2, items=ITEMS[1])
+  assert_counted(experiment(model, objective=objective), RICH)
+  one, other = (
+    step_flops(model, RICH, objective=o, looks=1) for o in (objective, twin)
+  )
+  assert one == other
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
@@ -238,14 +328,52 @@ def test_every_mixer_is_counted(items, objective):
   assert counted.to_dict() == by_part(abstract_step(config, spec).part_sizes())
 
 
+EVERY_KIND = Auxiliary(targets=("action", "duration_ms", "language"))
+
+
+@pytest.mark.parametrize(
+  "heads",
+  [
+    {"horizons": MultiToken(horizons=3), "auxiliary": EVERY_KIND},
+    {"hierarchy": HierarchicalItems(attribute="language")},
+    {
+      "horizons": MultiToken(horizons=2),
+      "hierarchy": HierarchicalItems(attribute="genres"),
+    },
+  ],
+  ids=lambda heads: "-".join(heads),
+)
+def test_what_else_is_predicted_is_counted(heads):
+  items = ItemsConfig(mixer=AgeGate(), metadata=SomeMetadata(names=("text",)))
+  model = ModelConfig(width=16, layers=1, heads=2, items=items, **heads)
+  assert_counted(experiment(model), RICH)
+  sizes = abstract_step(experiment(model), RICH).part_sizes()
+  counted = count.parameters(model, RICH, window=8)
+  assert counted.to_dict() == by_part(sizes)
+  assert counted.head > 0
+
+
+def test_further_horizons_of_a_sampled_loss_are_counted():
+  model = ModelConfig(
+    width=16, layers=1, heads=2, horizons=MultiToken(horizons=3)
+  )
+  assert_counted(experiment(model, objective=OBJECTIVES[1]), NUMBERS)
+
+
 @pytest.mark.parametrize(
   "remat", [NoRemat(), RematElementwise(), RematBlocks()], ids=str
 )
 def test_what_remat_computes_again_is_executed_but_no_cost_of_the_model(remat):
-  for name in ("gated", "sasrec"):
-    model = override(MODELS[name], {"remat": remat})
-    assert_counted(experiment(model), RICH)
-    assert step_flops(model, RICH).model == step_flops(MODELS[name], RICH).model
+  for stored in (
+    MODELS["gated"],
+    MODELS["sasrec"],
+    BACKBONES["plain residuals"],
+    BACKBONES["hstu"],
+    BACKBONES["low rank"],
+  ):
+    model = override(stored, {"remat": remat})
+    assert_counted(experiment(model), BARE)
+    assert step_flops(model, BARE).model == step_flops(stored, BARE).model
 
 
 @pytest.mark.parametrize("window", [63, 65, 200, 2_000])

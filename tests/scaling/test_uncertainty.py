@@ -5,7 +5,7 @@ from fmjax.eval.compare import compare
 from fmjax.eval.metrics import summary
 from fmjax.eval.ranked import Ranked
 from fmjax.scaling import fit, forms
-from fmjax.scaling.uncertainty import band, sample
+from fmjax.scaling.uncertainty import Samples, band, sample
 
 USERS = 400
 SIZES = np.array([4e3, 1.5e4, 1e5, 7e5])
@@ -146,3 +146,14 @@ def test_the_band_covers_the_law_that_the_users_were_drawn_from():
     middle = 7 + 8 * spread.x[1] ** -0.3
     inside += spread.low[1] <= middle <= spread.high[1]
   assert 0.75 <= inside / replicates <= 1
+
+
+def test_draws_in_which_everyone_missed_have_no_ratio():
+  samples = Samples(
+    metric="ndcg@10",
+    value_n=np.array([0.1, 0.2]),
+    draw_sn=np.array([[0.1, 0.3], [0.0, 0.2], [0.1, 0.0]]),
+  )
+  gain = samples.improvement()
+  np.testing.assert_allclose(gain.value_n, [0, 1])
+  np.testing.assert_allclose(gain.draw_sn, [[0, 2], [0, -1]], atol=1e-12)

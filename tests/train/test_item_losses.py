@@ -56,7 +56,7 @@ def sampled_with_every_item(table, states_nd):
     states_nd,
     table.head(every_q),
     negative_q=every_q,
-    log_count=0.0,
+    log_count_q=jnp.zeros(world.ITEMS - 1),
     target_logit_n=pair_logits(states_nd, item_nd),
     target_n=jnp.asarray(target_n),
     weight_n=ASKED["weight_bt"].reshape(-1),
@@ -65,13 +65,10 @@ def sampled_with_every_item(table, states_nd):
 
 
 def chunked(table, states_nd):
-  target_n, day_n = (ASKED[k].reshape(-1) for k in ("target_bt", "day_bt"))
-  head = table.head()
-  item_nd = head.embed(jnp.asarray(target_n), day_n)
   return full_softmax(
     states_nd,
-    head,
-    target_logit_n=pair_logits(states_nd, item_nd),
+    table.head(),
+    item_bt=jnp.asarray(ASKED["target_bt"]),
     weight_bt=jnp.asarray(ASKED["weight_bt"]),
     at_day_bt=jnp.asarray(ASKED["day_bt"]),
     chunk=3,

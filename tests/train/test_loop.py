@@ -12,8 +12,10 @@ import pytest
 from fmjax import mesh
 from fmjax.config import (
   ChronologicalLast,
+  Completion,
   ConfigError,
   RecencyWeighted,
+  SampledSoftmax,
   override,
   to_dict,
 )
@@ -75,6 +77,7 @@ def losses(run_dir):
 
 @pytest.fixture(scope="module")
 def uninterrupted(experiment, prepared, tmp_path_factory):
+  """A run of all parts."""
   run_dir = tmp_path_factory.mktemp("uninterrupted")
   outcome = train(experiment, prepared, run_dir)
   assert outcome.state == "done"
@@ -82,6 +85,16 @@ def uninterrupted(experiment, prepared, tmp_path_factory):
   return run_dir
 
 
+@pytest.fixture(scope="module")
+def small_whole(small, prepared, tmp_path_factory):
+  """A run of few parts: what happens around steps does not depend on them."""
+  run_dir = tmp_path_factory.mktemp("small_whole")
+  assert train(small, prepared, run_dir).state == "done"
+  return run_dir
+
+
+# The golden run does, too.
+@pytest.mark.slow
 def test_training_lowers_the_loss(small, prepared, tmp_path):
   longer = override(
     small,
@@ -115,32 +128,36 @@ def test_a_run_stopped_by_sigterm_resumes_to_the_same_bits(
 
 
 def test_a_run_that_died_resumes_from_its_last_checkpoint_to_the_same_bits(
-  experiment, prepared, uninterrupted, tmp_path
+  small, prepared, small_whole, tmp_path
 ):
   with pytest.raises(KeyboardInterrupt):
-    train(experiment, prepared, tmp_path, evaluators=[At(5, crash)])
-  outcome = train(experiment, prepared, tmp_path)
+    train(small, prepared, tmp_path, evaluators=[At(5, crash)])
+  outcome = train(small, prepared, tmp_path)
   assert outcome.tokens > 0
   assert_bit_equal(
-    latest(experiment, prepared, tmp_path),
-    latest(experiment, prepared, uninterrupted),
+    latest(small, prepared, tmp_path),
+    latest(small, prepared, small_whole),
   )
-  assert losses(tmp_path) == losses(uninterrupted)
+  assert losses(tmp_path) == losses(small_whole)
 
 
 @pytest.mark.parametrize(
   "recency, same_steps",
   [
-    (RecencyWeighted(half_life_days=5), 0),
+    pytest.param(
+      RecencyWeighted(half_life_days=5),
+      0,
+      marks=pytest.mark.slow,
+      id="weighted",
+    ),
     # The last four of eight steps; what is learned in them follows.
-    (ChronologicalLast(share=0.5), 4),
+    pytest.param(ChronologicalLast(share=0.5), 4, id="ordered"),
   ],
-  ids=["weighted", "ordered"],
 )
 def test_recency_enters_training_and_survives_a_stop(
-  experiment, prepared, uninterrupted, tmp_path, recency, same_steps
+  small, prepared, small_whole, tmp_path, recency, same_steps
 ):
-  recent = override(experiment, {"data.recency": recency})
+  recent = override(small, {"data.recency": recency})
   train(recent, prepared, tmp_path / "whole")
   train(recent, prepared, tmp_path / "halves", evaluators=[At(5, stop)])
   outcome = train(recent, prepared, tmp_path / "halves")
@@ -149,7 +166,7 @@ def test_recency_enters_training_and_survives_a_stop(
     latest(recent, prepared, tmp_path / "halves"),
     latest(recent, prepared, tmp_path / "whole"),
   )
-  plain, found = losses(uninterrupted), losses(tmp_path / "whole")
+  plain, found = losses(small_whole), losses(tmp_path / "whole")
   for step in plain:
     assert (found[step] == plain[step]) == (step <= same_steps)
 
@@ -184,8 +201,9 @@ def test_a_run_killed_at_a_random_point_resumes_to_the_same_bits(
   )
 
 
+@pytest.mark.slow
 def test_a_state_restored_on_another_mesh_is_bit_equal_and_trains_alike(
-  small, prepared, tmp_path
+  small, prepared, small_whole, tmp_path
 ):
   wide = override(small, {"run.mesh_data": 4, "run.mesh_model": 2})
   train(wide, prepared, tmp_path / "both", evaluators=[At(4, stop)])
@@ -193,18 +211,35 @@ def test_a_state_restored_on_another_mesh_is_bit_equal_and_trains_alike(
   on_one = latest(small, prepared, tmp_path / "both")
   assert_bit_equal(on_eight, on_one)
   train(small, prepared, tmp_path / "both")
-  train(small, prepared, tmp_path / "one")
-  ours, theirs = losses(tmp_path / "both"), losses(tmp_path / "one")
+  ours, theirs = losses(tmp_path / "both"), losses(small_whole)
   for step in range(1, 9):
     assert ours[step] == pytest.approx(theirs[step], rel=1e-5)
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(
-  experiment, prepared, uninterrupted
+  small, prepared, small_whole
 ):
-  other = override(experiment, {"optim.learning_rate": 0.5})
+  other = override(small, {"optim.learning_rate": 0.5})
   with pytest.raises(ConfigError, match="another optim configuration"):
-    train(other, prepared, uninterrupted)
+    train(other, prepared, small_whole)
+
+
+@pytest.mark.parametrize(
+  "change,reason",
+  [
+    ({"objective": SampledSoftmax()}, "negatives=128 exceeds the 60 items"),
+    (
+      {"data.weighting": Completion(feature="completon")},
+      "did you mean 'completion'",
+    ),
+  ],
+  ids=["negatives", "weighting"],
+)
+def test_what_the_data_cannot_give_is_refused_before_the_first_step(
+  small, prepared, tmp_path, change, reason
+):
+  with pytest.raises(ConfigError, match=reason):
+    train(override(small, change), prepared, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_naming_step_and_batch(
@@ -221,10 +256,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_step_and_batch(
 
 
 def test_the_selected_model_is_the_one_validation_chose(
-  experiment, prepared, data, tmp_path
+  small, prepared, data, tmp_path
 ):
   evaluator = ValidationEvaluator(prepared, data, period=4)
-  outcome = train(experiment, prepared, tmp_path, evaluators=[evaluator])
+  outcome = train(small, prepared, tmp_path, evaluators=[evaluator])
   records = read_metrics(tmp_path / "metrics.jsonl")
   curve = {
     r["step"]: r["validation/ndcg@10"]
@@ -234,7 +269,7 @@ def test_the_selected_model_is_the_one_validation_chose(
   assert set(curve) == {4, 8}
   assert outcome.selected_step == max(curve, key=curve.__getitem__)
   with mesh.use(mesh.make_mesh()):
-    model, step = load_selected(experiment, prepared, tmp_path)
+    model, step = load_selected(small, prepared, tmp_path)
     assert step == outcome.selected_step
     again = evaluator(model, step)
   assert again["validation/ndcg@10"] == curve[step]

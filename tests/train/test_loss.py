@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -64,12 +65,10 @@ def world(seed=0, b=4, t=12, v=30, d=8) -> World:
 
 
 def chunked(of: World, states_nd, item_dv, *, chunk):
-  head = of.head(item_dv)
-  target_nd = head.embed(of.target_n, of.at_day_n)
   return full_softmax(
     states_nd,
-    head,
-    target_logit_n=pair_logits(states_nd, target_nd),
+    of.head(item_dv),
+    item_bt=of.target_bt,
     weight_bt=of.weight_bt,
     at_day_bt=of.at_day_bt,
     chunk=chunk,
@@ -135,6 +134,7 @@ def test_the_logits_are_never_stored_whole_nor_made_twice():
     return log_normalizers(
       states_nd,
       of.head(of.item_dv),
+      item_bt=of.target_bt,
       weight_bt=of.weight_bt,
       at_day_bt=of.at_day_bt,
       chunk=16,
@@ -166,7 +166,7 @@ def sampled(of: World, states_nd, item_dv, *, negative_q, count):
       mask_v=jnp.ones(negative_q.shape, bool),
     ),
     negative_q=negative_q,
-    log_count=np.log(count),
+    log_count_q=jnp.full(negative_q.shape, np.log(count)),
     target_logit_n=pair_logits(states_nd, target_nd),
     target_n=of.target_n,
     weight_n=of.weight_n,
@@ -239,33 +239,93 @@ def test_negatives_that_are_all_the_target_leave_a_finite_loss():
   assert jnp.isfinite(grads).all()
 
 
-def test_binary_cross_entropy_is_two_logistic_losses():
-  of = world(b=2, t=6)
+def binary(of: World, states_nd, item_dv, *, negative_qn, power=1.0):
+  def logits(states_nd, item_dv, rows_n):
+    return pair_logits(states_nd, item_dv.T[rows_n])
+
+  return binary_cross_entropy(
+    states_nd,
+    item_dv,
+    logits=logits,
+    draw=lambda drawn_n: drawn_n,
+    draws=negative_qn,
+    target_logit_n=logits(states_nd, item_dv, of.target_n),
+    target_n=of.target_n,
+    weight_n=of.weight_n,
+    power=power,
+  )
+
+
+def written_out(of: World, states_nd, item_dv, *, negative_qn, power=1.0):
+  """The twin: all negatives at once, probabilities as published."""
+  right_n = jax.nn.sigmoid(jnp.sum(states_nd * item_dv.T[of.target_n], axis=1))
+  wrong_qn = jax.nn.sigmoid(
+    jnp.sum(states_nd[None] * item_dv.T[negative_qn], axis=2)
+  )
+  others_qn = jnp.where(
+    negative_qn != of.target_n[None], jnp.log(1 - wrong_qn), 0.0
+  )
+  loss_n = -jnp.log(right_n**power) - jnp.sum(others_qn, axis=0)
+  return jnp.sum(of.weight_n * loss_n)
+
+
+def negatives_of(of: World, q: int):
   rng = np.random.default_rng(3)
-  n, v = of.states_nd.shape[0], of.item_dv.shape[1]
-  negative_nq = jnp.asarray(rng.integers(1, v, (n, 2)))
-  negative_nq = negative_nq.at[0, 0].set(of.target_n[0])  # left out
+  shape = (q, len(of.target_n))
+  negative_qn = jnp.asarray(rng.integers(1, of.item_dv.shape[1], shape))
+  return negative_qn.at[0, 0].set(of.target_n[0])  # left out
 
-  def fast(states_nd, item_dv):
-    logits_nv = states_nd @ item_dv
-    return binary_cross_entropy(
-      target_logit_n=logits_nv[jnp.arange(n), of.target_n],
-      negative_logit_nq=jnp.take_along_axis(logits_nv, negative_nq, axis=1),
-      target_n=of.target_n,
-      negative_nq=negative_nq,
-      weight_n=of.weight_n,
-    )
 
-  def slow(states_nd, item_dv):
-    total = 0.0
-    for token in range(n):
-      right = states_nd[token] @ item_dv[:, of.target_n[token]]
-      loss = -jax.nn.log_sigmoid(right)
-      for negative in negative_nq[token]:
-        if negative != of.target_n[token]:
-          wrong = states_nd[token] @ item_dv[:, negative]
-          loss = loss - jnp.log1p(-jax.nn.sigmoid(wrong))
-      total = total + of.weight_n[token] * loss
-    return total
+@pytest.mark.parametrize("power", [1.0, 0.3])
+def test_draw_by_draw_the_logistic_losses_are_those_written_out(power):
+  of = world(b=2, t=6)
+  negative_qn = negatives_of(of, 5)
 
-  assert_equal_with_gradients(fast, slow, of.states_nd, of.item_dv)
+  @jax.jit
+  def each(states_nd, item_dv):
+    return [
+      jax.value_and_grad(
+        functools.partial(form, of, negative_qn=negative_qn, power=power),
+        argnums=(0, 1),
+      )(states_nd, item_dv)
+      for form in (binary, written_out)
+    ]
+
+  (got, got_grads), (want, want_grads) = each(of.states_nd, of.item_dv)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  value = binary(
+    of, of.states_nd, of.item_dv, negative_qn=negative_qn, power=power
+  )
+  np.testing.assert_allclose(value, got, rtol=1e-6)
+  for ours, theirs in zip(got_grads, want_grads, strict=True):
+    scale = float(jnp.abs(theirs).max())
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * scale)
+
+
+def test_no_array_holds_the_embeddings_of_all_negatives():
+  of = world(b=8, t=16, d=8)
+  negative_qn = negatives_of(of, 20)
+  gradient = jax.grad(
+    lambda states_nd: binary(of, states_nd, of.item_dv, negative_qn=negative_qn)
+  )
+  jaxpr = str(jax.make_jaxpr(gradient)(of.states_nd))
+  assert "128,8]" in jaxpr
+  assert not re.search(r"20,128,8\]|128,20,8\]", jaxpr)
+
+
+def test_many_draws_of_half_precision_states_add_up_in_full_precision():
+  of = world(b=1, t=4)
+  once = negatives_of(of, 1)
+  half_nd = of.states_nd.astype(jnp.bfloat16)
+
+  def gradient(negative_qn):
+    whole = jax.grad(
+      lambda states_nd: binary(
+        of, states_nd, of.item_dv, negative_qn=negative_qn, power=0.0
+      )
+    )(half_nd)
+    assert whole.dtype == jnp.bfloat16
+    return np.asarray(whole, np.float32)
+
+  many = gradient(jnp.tile(once, (300, 1)))
+  np.testing.assert_allclose(many, 300 * gradient(once), rtol=2**-7)

@@ -22,7 +22,12 @@ from fmjax.train.optimizer import make_optimizer, make_schedule
 from fmjax.train.state import make_state
 from fmjax.train.step import make_step
 
-MESHES = [(4, 2), (8, 1), (1, 8)]
+# The others are edges of the first, and compile as long.
+TOLD_APART = [
+  (4, 2),
+  pytest.param((8, 1), marks=pytest.mark.slow),
+  pytest.param((1, 8), marks=pytest.mark.slow),
+]
 STEPS = 3
 
 
@@ -62,13 +67,15 @@ def unsharded(shallow, prepared):
   return run(shallow, prepared)
 
 
-@pytest.mark.parametrize("devices", MESHES, ids=str)
+@pytest.mark.parametrize("devices", TOLD_APART, ids=str)
 def test_a_sharded_run_equals_an_unsharded_one(
   shallow, prepared, unsharded, devices
 ):
   assert_equal(run(shallow, prepared, *devices), unsharded)
 
 
+# Of draws, losses and gradients alone test_proposal.py asks it in seconds.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "objective", [SampledSoftmax(negatives=9), BinaryCrossEntropy(negatives=2)]
 )
@@ -96,7 +103,7 @@ def assert_equal(got, want):
     )
 
 
-@pytest.mark.parametrize("devices", MESHES, ids=str)
+@pytest.mark.parametrize("devices", TOLD_APART, ids=str)
 def test_the_optimizer_is_sharded_as_its_parameters(
   experiment, prepared, devices
 ):

@@ -1,0 +1,110 @@
+"""Asking a run without some request-time features, and one that is masked."""
+
+import json
+
+import pytest
+
+from fmjax.__main__ import main
+from fmjax.config import (
+  AsLogged,
+  BidirectionalAttention,
+  ItemOnly,
+  Masked,
+  from_dict,
+  override,
+  to_dict,
+)
+
+EXPERIMENT = '''"""What does the surface decide?"""
+from fmjax.config import (
+  DataConfig, Experiment, IdOnly, ItemsConfig, ModelConfig, NoTime, RunConfig,
+  SometimesNeutral, Synthetic
+)
+
+def experiments():
+  return {"neutral": Experiment(
+    data=DataConfig(
+      source=Synthetic(events=800, users=50, items=30),
+      window=8, stride=8, rows=4,
+    ),
+    model=ModelConfig(
+      width=8, layers=1, heads=1, time=NoTime(),
+      items=ItemsConfig(mixer=IdOnly()),
+      request=SometimesNeutral(names=("surface",)),
+    ),
+    run=RunConfig(steps=2, evaluate_every=2, checkpoint_every=2, log_every=1),
+  )}
+'''
+MASKED = {
+  "model.features": ItemOnly(),
+  "model.request": AsLogged(),
+  "model.reading": Masked(),
+  "model.attention": BidirectionalAttention(),
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+  """A folder with a trained run, and one that is not."""
+  root = tmp_path_factory.mktemp("project")
+  (root / "shown.py").write_text(EXPERIMENT)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(root)
+    patch.delenv("FMJAX_CACHE", raising=False)
+    assert main(["train", "shown.py"]) == 0
+  # Whether a run can be asked is decided before its model is read.
+  (config,) = root.glob("runs/shown/neutral-*/config.json")
+  masked = override(from_dict(json.loads(config.read_text())), MASKED)
+  place = root / "runs" / "shown" / "masked-untrained"
+  place.mkdir()
+  (place / "config.json").write_text(json.dumps(to_dict(masked)))
+  return root
+
+
+@pytest.fixture
+def ask(project, monkeypatch, capsys):
+  """Runs a command in the project; the JSON object it ends with."""
+  monkeypatch.chdir(project)
+  monkeypatch.delenv("FMJAX_CACHE", raising=False)
+
+  def run(*words: str, code: int = 0):
+    assert main([*words, "--json"]) == code
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+  return run
+
+
+def test_a_run_is_asked_without_the_surface_next_to_as_logged(ask):
+  told = ask("evaluate", "runs/shown/neutral", "--neutral", "surface")
+  without = told["neutral"]
+  assert without["names"] == ["surface"]
+  assert without["test"].keys() == told["test"].keys()
+  assert without["test"]["queries"] == told["test"]["queries"]
+  assert without["test"]["nll"] != told["test"]["nll"]
+  assert "neutral" not in ask("evaluate", "runs/shown/neutral")
+
+
+@pytest.mark.parametrize(
+  "words,expected",
+  [
+    (
+      ["masked", "--targets", "all"],
+      "would show a query what comes after it; ask --targets first",
+    ),
+    (
+      ["neutral", "--neutral", "surface", "--targets", "all"],
+      "would change the history",
+    ),
+    (["neutral", "--neutral", "surfase"], "did you mean 'surface'?"),
+    (["neutral", "--neutral", "completion"], "known only after the action"),
+    (
+      ["neutral", "--neutral", "surface,device"],
+      "model.request=SometimesNeutral(names=('surface', 'device')",
+    ),
+    (["masked", "--neutral", "surface"], "does not embed; use AllFeatures()"),
+  ],
+)
+def test_what_a_run_cannot_answer_is_one_sentence(ask, words, expected):
+  told = ask("evaluate", f"runs/shown/{words[0]}", *words[1:], code=2)
+  assert expected in told["error"]
+  assert "\n" not in told["error"]
