@@ -41,6 +41,7 @@ lint: $(VENV)/installed-dev ## Format, style and types
 
 figures: $(VENV)/installed-dev ## Draw figures and README tables from the committed results
 	$(BIN)/python -m analysis.plots
+	$(BIN)/python -m analysis.baselines
 	$(BIN)/python -m analysis.ablations
 	$(BIN)/python -m analysis.execute
 	$(BIN)/python -m analysis.readme

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from analysis import forests, plots, tables
+from analysis import costs, forests, plots, tables
 from analysis.forests import NAMES, Arms, Result
 from analysis.performance import Shown
 
@@ -26,6 +26,14 @@ STUDIES = {
   "time": "What is time worth?",
   "dynamics": "What do age, recent counts and recent training bring?",
   "granularity": "Should a run of events on one item be one token?",
+  "attention": "How far back must attention look, and how exactly?",
+  "positions": "Should positions be learned or rotate queries and keys?",
+  "horizons": "Does it help to predict more than the next token?",
+  "heads": "Does it help to predict more of the next item?",
+  "weighting": "Should what was played longer teach more?",
+  "loss": "What does it cost to train against a few negatives?",
+  "depth": "What lets a transformer be deep?",
+  "surface": "Can the surface be left open?",
 }
 # Those that the README tells in one table.
 _OTHERS = [study for study in STUDIES if study != "age_gate"]
@@ -108,6 +116,14 @@ def forest(study: str) -> Shown:
   return _drawn(STUDIES[study], forests.forest, arms)
 
 
+def attention_cost() -> Shown:
+  """Quality against cost of the kinds of attention."""
+  arms = read("attention")
+  if not arms:
+    return _absent(*commands("attention"))
+  return _drawn("What does attention cost?", costs.attention, arms)
+
+
 def differences(study: str) -> Shown:
   """The table of a study: each arm minus the reference."""
   arms = read(study)
@@ -132,6 +148,30 @@ def differences(study: str) -> Shown:
   head = ("data", "arm", "NLL, all", "NLL, cold", "NDCG@10, all")
   text = tables.markdown((*head, "NDCG@10, cold"), rows, text=(0, 1))
   return Shown(about=STUDIES[study], markdown=text)
+
+
+def coverage(study: str) -> Shown:
+  """Whether the arms of a study rank better, or only what is popular."""
+  arms = read(study)
+  if not arms:
+    return _absent(*commands(study))
+  rows = []
+  for data, found in arms.items():
+    for arm in (base(study), *forests.arm_order(arms)):
+      if arm in found:
+        part, test = found[arm]["slices"]["all"], found[arm]["test"]
+        rows.append(
+          (
+            NAMES[data],
+            arm,
+            tables.value(part, "ndcg@10"),
+            tables.value(test, "coverage@10", digits=3),
+            tables.value(test, "popularity_lift@10", digits=2),
+          )
+        )
+  head = ("data", "arm", "NDCG@10", "coverage@10", "popularity lift@10")
+  text = tables.markdown(head, rows, text=(0, 1))
+  return Shown(about="coverage by arm", markdown=text)
 
 
 def gate() -> Shown:
@@ -245,7 +285,8 @@ def readme() -> str:
   lines += [
     "What else can be taken from a reference or changed in it: each arm minus"
     " its reference, bold where the interval excludes 0. The real log is"
-    " KuaiRand-Pure for request features and granularity, else MovieTweetings."
+    " KuaiRand-Pure for request features, granularity, weighting and surface,"
+    " else MovieTweetings."
     " In the rows of id dropout the reference has an age gate, and a cell"
     " without a number is that reference itself. In the others MovieTweetings'"
     " reference has no ids: without counts nothing tells which of two films of"
@@ -332,6 +373,9 @@ def save_figures(folder: pathlib.Path) -> list[str]:
       told.append(f"{name} from results/ablate_{study}")
     else:
       told.append(f"no {name}: {_sentence(*commands(study))}")
+  if arms := read("attention"):
+    plots.both(costs.attention)(arms, folder / "attention_cost.png")
+    told.append("attention_cost.png from results/ablate_attention")
   if found := _gated():
     plots.both(forests.gate)(found, folder / "age_gate_weights.png")
     told.append("age_gate_weights.png from results of references")

@@ -19,6 +19,7 @@ MODULES = {
   "evaluation": "evaluation",
   "input": "input_pipeline",
   "prepare": "prepare",
+  "attention": "attention",
   "peer_quality": "peer_quality",
   "gpu": "gpu",
 }

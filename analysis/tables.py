@@ -222,6 +222,33 @@ def _input(result: Result) -> list[Row]:
   return [("batches read alone: tokens/s", f"{slowest:,.0f}", "", step)]
 
 
+def _attention(result: Result) -> list[Row]:
+  """Of low rank, beside full attention."""
+  at = next(row for row in result["lengths"] if row["window"] == 4_096)
+  what = "low-rank attention over 4,096 positions"
+  memory = f"{at['temp_bytes']['low_rank'] / 2**20:.0f}"
+  return [
+    (
+      f"{what}: ms",
+      f"{at['ms']['low_rank']:.0f}",
+      "",
+      f"full / low rank: {result['attention_speedup_4096']:.1f}",
+    ),
+    (
+      f"{what}: temporary memory, MiB",
+      memory,
+      "",
+      f"low rank / full: {result['memory_ratio_4096']:.2f}",
+    ),
+    (
+      "training step with it, µs a token in rows of 8,192",
+      f"{result['step_us_per_token']['8192']:.0f}",
+      "",
+      f"8,192 / 1,024: {result['cost_ratio_8192_1024']:.2f}",
+    ),
+  ]
+
+
 def _prepare(result: Result) -> list[Row]:
   """Of the longest log."""
   place, ours = max(enumerate(result["sizes"]), key=lambda s: s[1]["events"])
@@ -243,6 +270,22 @@ def _prepare(result: Result) -> list[Row]:
   ]
 
 
+def attention(result: Result) -> str:
+  """Milliseconds and memory of each form by length."""
+  names = list(result["lengths"][0]["ms"])
+  rows = [
+    (
+      f"{row['window']:,}",
+      *(f"{row['ms'][name]:.1f}" for name in names),
+      *(f"{row['temp_bytes'][name] / 2**20:.1f}" for name in names),
+    )
+    for row in result["lengths"]
+  ]
+  names = [name.replace("_", " ") for name in names]
+  head = ("positions", *(f"{name}: ms" for name in names))
+  return markdown((*head, *(f"{name}: MiB" for name in names)), rows)
+
+
 # Result: what its row asks while it is absent, and the function of its rows.
 _PERFORMANCE: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {
   "train_throughput": ("training: tokens/s", _throughput),
@@ -250,6 +293,7 @@ _PERFORMANCE: dict[str, tuple[str, Callable[[Result], list[Row]]]] = {
   "evaluation": ("evaluation of all users: s", _evaluation),
   "input": ("batches read alone: tokens/s", _input),
   "prepare": ("`prepare`: events/s", _prepare),
+  "attention": ("low-rank attention: ms", _attention),
 }
 # Table of one benchmark: its result, and the function that makes it.
 BENCH: dict[str, tuple[str, Callable[[Result], str]]] = {
@@ -259,6 +303,7 @@ BENCH: dict[str, tuple[str, Callable[[Result], str]]] = {
   "floor": ("floor", floor),
   "pairs": ("floor", pairs),
   "parts": ("parts", parts),
+  "attention": ("attention", attention),
   "quality": ("peer_quality", quality),
   "gpu": ("gpu", gpu),
 }

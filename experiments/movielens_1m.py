@@ -37,7 +37,7 @@ from fmjax.config import (
   override,
 )
 
-_EPOCH = 77  # steps: 987,531 training tokens in packed rows of 200, 64 a batch
+EPOCH = 77  # steps: 987,531 training tokens in packed rows of 200, 64 a batch
 _EPOCHS = 24
 _TIMED_EPOCH = 42  # steps: 481,652 training tokens, likewise
 _TIMED_EPOCHS = 40
@@ -72,9 +72,9 @@ def sasrec_ce() -> Experiment:
     objective=FullSoftmax(chunk=256),
     optim=OptimConfig(learning_rate=2e-3, warmup=0.02),
     run=RunConfig(
-      steps=_EPOCHS * _EPOCH,
-      evaluate_every=4 * _EPOCH,
-      checkpoint_every=4 * _EPOCH,
+      steps=_EPOCHS * EPOCH,
+      evaluate_every=4 * EPOCH,
+      checkpoint_every=4 * EPOCH,
     ),
   )
 

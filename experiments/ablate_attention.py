@@ -1,0 +1,59 @@
+r"""How far back must attention look, and how exactly?
+
+  fmjax sweep experiments/ablate_attention.py --runs runs/ablations
+  fmjax report experiments/ablate_attention.py --runs runs/ablations \
+    --reference reference --out runs/ablations/ablate_attention \
+    --result analysis/results/ablate_attention
+
+The reference attends to all of the window: 512 events on the synthetic service,
+64 on MovieTweetings. A quarter of what a history tells on the synthetic service
+is more than a hundred events back.
+
+  window_N    the last N events, and nothing before
+  low_rank_R  the last 32 to 64 events exactly (MovieTweetings: 8 to 16), and R
+              summary slots of each block of 32 (8) before them
+  short       full attention in windows a fourth as long
+"""
+
+from experiments import ablations
+from fmjax.config import (
+  Attention,
+  Experiment,
+  LowRankAttention,
+  WindowAttention,
+)
+
+BLOCKS = {"synthetic": 32, "movietweetings": 8}
+RANKS = {"synthetic": (2, 4, 8, 16, 32), "movietweetings": (2,)}
+# Two blocks, and as many pairs as two blocks and four slots of each before.
+SPANS = {"synthetic": (64, 128), "movietweetings": (16,)}
+_SHORTER = 4  # times
+
+
+def experiments() -> dict[str, Experiment]:
+  return ablations.ablate({data: changes(data) for data in SPANS})
+
+
+def changes(data: str) -> ablations.Changes:
+  attentions: dict[str, Attention] = {
+    f"window_{span}": WindowAttention(span=span) for span in SPANS[data]
+  }
+  for rank in RANKS[data]:
+    attentions[f"low_rank_{rank}"] = LowRankAttention(
+      block=BLOCKS[data], rank=rank
+    )
+  found = {
+    arm: {"model.attention": attention} for arm, attention in attentions.items()
+  }
+  return found | {"short": _short(data)}
+
+
+def _short(data: str) -> dict[str, int]:
+  """Windows a fourth as long, as many tokens a batch."""
+  whole = ablations.reference(data).data
+  window = whole.window // _SHORTER
+  return {
+    "data.window": window,
+    "data.stride": window,
+    "data.rows": whole.rows * _SHORTER,
+  }

@@ -1,0 +1,41 @@
+r"""Does it help to predict more of the next item than which one it is?
+
+  fmjax sweep experiments/ablate_heads.py --runs runs/ablations
+  fmjax report experiments/ablate_heads.py --runs runs/ablations \
+    --reference reference --out runs/ablations/ablate_heads \
+    --result analysis/results/ablate_heads
+
+The reference predicts the item alone.
+
+  auxiliary       heads of their own for the item's genres and for what the
+                  person will do (MovieTweetings: the rating)
+  by_genre        the genre's probabilities are added to the item's logit
+  by_language, by_year
+                  the item is predicted among those of a predicted language
+                  (MovieTweetings: year)
+"""
+
+from experiments import ablations
+from fmjax.config import Auxiliary, Experiment, HierarchicalItems
+
+_AUXILIARY = {
+  "synthetic": ("genre", "language", "action", "duration_ms"),
+  "movietweetings": ("genre", "rating"),
+}
+_SINGLE = {"synthetic": "language", "movietweetings": "year"}
+
+
+def experiments() -> dict[str, Experiment]:
+  return ablations.ablate({data: changes(data) for data in _AUXILIARY})
+
+
+def changes(data: str) -> ablations.Changes:
+  single = _SINGLE[data]
+  hierarchies = {
+    "by_genre": HierarchicalItems(attribute="genre"),
+    f"by_{single}": HierarchicalItems(attribute=single),
+  }
+  return {
+    "auxiliary": {"model.auxiliary": Auxiliary(targets=_AUXILIARY[data])},
+    **{arm: {"model.hierarchy": by} for arm, by in hierarchies.items()},
+  }

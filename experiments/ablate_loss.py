@@ -1,0 +1,60 @@
+r"""What does it cost to train against a few negatives, and what corrects it?
+
+  fmjax sweep experiments/ablate_loss.py --runs runs/ablations
+  fmjax report experiments/ablate_loss.py --runs runs/ablations \
+    --reference reference --out runs/ablations/ablate_loss \
+    --result analysis/results/ablate_loss
+
+The reference has the softmax over the whole catalog; the arms see 256 negatives
+a step, or 32 a token. logQ takes from a negative's logit what its proposal
+prefers it by; less of it pushes popular items down.
+
+  uniform, popular, in_batch, mixed
+                   sampled softmax by proposal, logQ in full
+  popular_logq_50, popular_logq_0
+                   half of logQ, none
+  bce, gbce        each token against negatives of its own
+"""
+
+from experiments import ablations
+from fmjax.config import (
+  BinaryCrossEntropy,
+  Experiment,
+  GeneralizedBce,
+  InBatchProposal,
+  MixedProposal,
+  Objective,
+  PopularityProposal,
+  Proposal,
+  SampledSoftmax,
+  UniformProposal,
+)
+
+_SHARED = 256  # negatives of a step
+_OWN = 32  # of a token
+
+
+def experiments() -> dict[str, Experiment]:
+  return ablations.ablate(
+    dict.fromkeys(("synthetic", "movietweetings"), changes())
+  )
+
+
+def changes() -> ablations.Changes:
+  proposals: dict[str, Proposal] = {
+    "uniform": UniformProposal(),
+    "popular": PopularityProposal(),
+    "in_batch": InBatchProposal(),
+    "mixed": MixedProposal(),
+  }
+  objectives: dict[str, Objective] = {
+    arm: SampledSoftmax(negatives=_SHARED, proposal=proposal)
+    for arm, proposal in proposals.items()
+  }
+  for percent in (50, 0):
+    objectives[f"popular_logq_{percent}"] = SampledSoftmax(
+      negatives=_SHARED, proposal=PopularityProposal(), logq=percent / 100
+    )
+  objectives["bce"] = BinaryCrossEntropy(negatives=_OWN)
+  objectives["gbce"] = GeneralizedBce(negatives=_OWN)
+  return {arm: {"objective": loss} for arm, loss in objectives.items()}
