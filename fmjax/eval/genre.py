@@ -97,10 +97,21 @@ def _shares(
     weights=genres.part_vw[item].reshape(-1),
     minlength=len(queries) * genres.size,
   ).reshape(len(queries), genres.size)
-  kinds_n1 = (counted_ni > 0).sum(axis=1, keepdims=True)
-  kinds_n1 = np.maximum(kinds_n1, 1)  # of an empty history: popularity alone
-  total_n1 = length_n[:, None] + kinds_n1
-  return (counted_ni + kinds_n1 * prior_i) / total_n1
+  return interpolated(counted_ni, prior_i, total_n1=length_n[:, None])
+
+
+def interpolated(
+  counted_ni: np.ndarray, prior_i: np.ndarray, *, total_n1: np.ndarray
+) -> np.ndarray:
+  """Shares of what was counted, and the prior's (Witten and Bell, 1991).
+
+  Args:
+    counted_ni: how often each value was met.
+    prior_i: shares in general.
+    total_n1: sums of `counted_ni`; where one is 0 the prior stands alone.
+  """
+  kinds_n1 = np.maximum((counted_ni > 0).sum(axis=1, keepdims=True), 1)
+  return (counted_ni + kinds_n1 * prior_i) / (total_n1 + kinds_n1)
 
 
 def _best(score_nv: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from fmjax.data.encode import FIRST_VALUE
 from fmjax.data.schema import DataError, Kind
 from fmjax.data.store import Prepared
 from fmjax.data.windows import batch_iterator, evaluation_batches
+from fmjax.eval.genre import interpolated
 from fmjax.eval.metrics import PERCENTILES, by_user, resamples
 from fmjax.eval.timeline import SplitName, Targets, Timeline, timeline
 from fmjax.mesh import shard_batch
@@ -290,10 +291,8 @@ def _shares(
   counted_ni = np.bincount(
     cell_nw.ravel(), part_nw.ravel(), minlength=len(user) * size
   ).reshape(len(user), size)
-  kinds_n1 = (counted_ni > 0).sum(axis=1, keepdims=True)
-  kinds_n1 = np.maximum(kinds_n1, 1)  # of an empty history: the marginal alone
-  total_n1 = counted_ni.sum(axis=1, keepdims=True) + kinds_n1
-  return (counted_ni + kinds_n1 * marginal_i) / total_n1
+  total_n1 = counted_ni.sum(axis=1, keepdims=True)
+  return interpolated(counted_ni, marginal_i, total_n1=total_n1)
 
 
 def _training_targets(
