@@ -79,7 +79,8 @@ class Field:
       code = catalog.metadata[self.name][columns["item"].take(row)]
     else:
       code = columns[self.name].take(row, axis=0)
-    class_nw = code.reshape(len(row), -1).astype(np.int64) - self.first
+    code_nw = code if code.ndim == 2 else code[:, None]  # of no token, too
+    class_nw = code_nw.astype(np.int64) - self.first
     if self.with_none:
       class_nw = np.maximum(class_nw, 0)
     part_nw = (class_nw >= 0).astype(np.float64)

@@ -26,8 +26,10 @@ from fmjax.config import (
   RunConfig,
   Synthetic,
 )
+from fmjax.data.decoded import histories
 from fmjax.data.prepare import ensure_prepared
 from fmjax.data.windows import evaluation_batches
+from fmjax.eval.heads import head_of
 from fmjax.train.loop import SELECTION_METRIC, load_selected, train
 
 EXPERIMENT = Experiment(
@@ -244,3 +246,15 @@ def test_training_moves_every_head_from_zero(trained):
     assert leaves
     for leaf in leaves:
       assert np.abs(np.asarray(leaf)).max() > 0, part
+
+
+@pytest.mark.parametrize("name", ["action", "language"])
+def test_no_token_has_no_classes(trained, name):
+  """A chunk of queries whose users have no history asks for none."""
+  field = head_of(trained.model, name)
+  none = np.zeros(0, np.int64)
+  class_nw, part_nw = field.classes(
+    histories(trained.prepared), trained.prepared.catalog, none, none
+  )
+  assert class_nw.shape == part_nw.shape
+  assert len(class_nw) == 0
