@@ -375,8 +375,12 @@ def attention(result: Result) -> Figure:
   drawn = {
     "full": (PALE, "full, with a bias of time"),
     "window": (GREEN, "window"),
-    "low_rank": (BLUE, f"low rank, {result['rank']} slots a block"),
   }
+  for rank, color in zip(
+    result["ranks"], (BLUE, "#56B4E9", "#CC79A7"), strict=False
+  ):
+    legend = f"low rank, {rank} slots a block of {result['block']}"
+    drawn[f"low_rank_{rank}"] = color, legend
   for axis, key, scale, label in (
     (axes[0], "ms", 1.0, "forward and gradient of a row, ms"),
     (axes[1], "temp_bytes", 2**20, "temporary memory, MiB"),
@@ -396,14 +400,15 @@ def attention(result: Result) -> Figure:
     axis.set_ylabel(label)
   headline(
     axes[0],
-    f"low rank at 4,096: {result['attention_speedup_4096']:.1f} × faster",
+    f"{result['rank']} slots at 4,096:"
+    f" {result['attention_speedup_4096']:.1f} × faster",
   )
   headline(axes[1], f"and {result['memory_ratio_4096']:.2f} of the memory")
   axes[1].text(
     0.98,
     0.03,
-    "low rank, a whole training step: a token in\nrows of 8,192 costs"
-    f" {result['cost_ratio_8192_1024']:.2f} × one in rows of 1,024",
+    f"{result['rank']} slots, a whole training step: a token in\nrows of 8,192"
+    f" costs {result['cost_ratio_8192_1024']:.2f} × one in rows of 1,024",
     transform=axes[1].transAxes,
     ha="right",
     fontsize=9,

@@ -223,29 +223,19 @@ def _input(result: Result) -> list[Row]:
 
 
 def _attention(result: Result) -> list[Row]:
-  """Of low rank, beside full attention."""
+  """Of low rank, beside full attention, a row a rank."""
   at = next(row for row in result["lengths"] if row["window"] == 4_096)
-  what = "low-rank attention over 4,096 positions"
-  memory = f"{at['temp_bytes']['low_rank'] / 2**20:.0f}"
   return [
     (
-      f"{what}: ms",
-      f"{at['ms']['low_rank']:.0f}",
+      f"attention over 4,096 positions, {rank} slots a block of"
+      f" {result['block']}: ms",
+      f"{at['ms'][f'low_rank_{rank}']:.0f}",
       "",
-      f"full / low rank: {result['attention_speedup_4096']:.1f}",
-    ),
-    (
-      f"{what}: temporary memory, MiB",
-      memory,
-      "",
-      f"low rank / full: {result['memory_ratio_4096']:.2f}",
-    ),
-    (
-      "training step with it, µs a token in rows of 8,192",
-      f"{result['step_us_per_token']['8192']:.0f}",
-      "",
-      f"8,192 / 1,024: {result['cost_ratio_8192_1024']:.2f}",
-    ),
+      f"full / low rank: {of['attention_speedup_4096']:.1f}; memory, low rank /"
+      f" full: {of['memory_ratio_4096']:.2f}; a step's token at 8,192 / 1,024:"
+      f" {of['cost_ratio_8192_1024']:.2f}",
+    )
+    for rank, of in result["ranks"].items()
   ]
 
 

@@ -292,17 +292,17 @@ def test_every_benchmark_is_run_by_make_and_opens_with_its_command():
 def test_attention_is_measured_with_what_is_asked_of_it(monkeypatch):
   whole = attention.forms()
   monkeypatch.setattr(
-    attention, "forms", lambda: {n: whole[n] for n in ("full", "low_rank")}
+    attention, "forms", lambda: {n: whole[n] for n in ("full", "low_rank_2")}
   )
   with mesh.use(mesh.make_mesh()):
     row = attention.measure(8, rounds=1)
-  us_per_token = dict(zip(attention.STEP_WINDOWS, (2.0, 3.0), strict=True))
+  us_per_token = {2: {"1024": 2.0, "8192": 3.0}}
   assert row["ms"].keys() == row["temp_bytes"].keys()
   assert min(row["ms"].values()) > 0
   found = attention.result([{**row, "window": 4_096}], us_per_token)
   assert found["cost_ratio_8192_1024"] == 1.5
-  assert found["attention_speedup_4096"] == (
-    row["ms"]["full"] / row["ms"]["low_rank"]
+  assert found["ranks"]["2"]["attention_speedup_4096"] == (
+    row["ms"]["full"] / row["ms"]["low_rank_2"]
   )
   assert (found["block"], found["rank"]) == (32, 2)
 

@@ -4,10 +4,11 @@
 
 One row of T = 512 … 8,192 positions, width 64, two heads, with a bias of time:
 forward and gradient of one attention alone, and the temporary memory of the
-compiled program, of `Full`, `Window` and `LowRank`; and of `Full` and `Fused`
-without the bias, which `Fused` cannot have. Then whole training steps of 8,192
-tokens, in rows of 1,024 and of 8,192, with `LowRank`. Forms alternate, so that
-a noisy machine is noisy to all of them.
+compiled program, of `Full`, `Window` and `LowRank` with 2, 4 and 8 slots a
+block; and of `Full` and `Fused` without the bias, which `Fused` cannot have.
+Then whole training steps of 8,192 tokens, in rows of 1,024 and of 8,192, with
+each `LowRank`. Forms alternate, so that a noisy machine is noisy to all of
+them.
 """
 
 import sys
@@ -26,7 +27,6 @@ from fmjax import mesh
 from fmjax.config import (
   DataConfig,
   Experiment,
-  FullAttention,
   FullSoftmax,
   LogBucketBias,
   LowRankAttention,
@@ -46,26 +46,28 @@ WINDOWS = (512, 1_024, 2_048, 4_096, 8_192)
 STEP_WINDOWS = (1_024, 8_192)
 TOKENS = 8_192  # of a training step
 LOW_RANK = LowRankAttention()
+RANKS = (2, 4, 8)
 MODEL = ModelConfig(
   width=64,
   layers=2,
   heads=2,
   dropout=0.0,
   relative_time=LogBucketBias(),
-  attention=LOW_RANK,
 )
+
+
+def low_rank(rank: int) -> ModelConfig:
+  return override(MODEL, {"attention": override(LOW_RANK, {"rank": rank})})
 
 
 def forms() -> dict[str, Attention]:
   """All that are compared; a mesh must be in scope."""
   found = {
-    name: make_attention(override(MODEL, {"attention": choice}))
-    for name, choice in {
-      "full": FullAttention(),
-      "window": WindowAttention(),
-      "low_rank": LOW_RANK,
-    }.items()
+    "full": make_attention(MODEL),
+    "window": make_attention(override(MODEL, {"attention": WindowAttention()})),
   }
+  for rank in RANKS:
+    found[f"low_rank_{rank}"] = make_attention(low_rank(rank))
   plain = ModelConfig(dropout=0.0, width=MODEL.width, heads=MODEL.heads)
   return found | {"full, no bias": make_attention(plain), "fused": Fused()}
 
@@ -110,10 +112,10 @@ def measure(window: int, *, rounds: int) -> dict[str, Any]:
   }
 
 
-def training_step(window: int) -> Callable[[], Any]:
+def training_step(window: int, *, rank: int) -> Callable[[], Any]:
   """One step on `TOKENS` tokens in rows of `window`; it keeps its state."""
   data = DataConfig(rows=TOKENS // window, window=window, stride=window)
-  of = Experiment(data=data, model=MODEL, objective=FullSoftmax())
+  of = Experiment(data=data, model=low_rank(rank), objective=FullSoftmax())
   model = Recommender(
     of.model,
     SPEC,
@@ -135,30 +137,35 @@ def training_step(window: int) -> Callable[[], Any]:
   return call
 
 
-def measure_steps(*, rounds: int) -> dict[int, float]:
+def measure_steps(rank: int, *, rounds: int) -> dict[str, float]:
   """Microseconds a token, by the rows' length."""
-  calls = {str(window): training_step(window) for window in STEP_WINDOWS}
+  calls = {
+    str(window): training_step(window, rank=rank) for window in STEP_WINDOWS
+  }
   seconds = alternate(calls, rounds=rounds)
-  return {int(name): 1e6 * taken / TOKENS for name, taken in seconds.items()}
+  return {name: 1e6 * taken / TOKENS for name, taken in seconds.items()}
 
 
 def result(
-  lengths: list[dict[str, Any]], us_per_token: dict[int, float]
+  lengths: list[dict[str, Any]], us_per_token: dict[int, dict[str, float]]
 ) -> dict[str, Any]:
-  """What the file says: everything measured, and what is asked of it."""
+  """What the file says: of every rank, and first of the default one."""
   at = next(row for row in lengths if row["window"] == 4_096)
-  short, long = (us_per_token[window] for window in STEP_WINDOWS)
+  ranks = {}
+  for rank, costs in us_per_token.items():
+    name = f"low_rank_{rank}"
+    short, long = costs.values()
+    ranks[rank] = {
+      "attention_speedup_4096": at["ms"]["full"] / at["ms"][name],
+      "memory_ratio_4096": at["temp_bytes"][name] / at["temp_bytes"]["full"],
+      "cost_ratio_8192_1024": long / short,
+      "step_us_per_token": costs,
+    }
   return {
     "block": LOW_RANK.block,
     "rank": LOW_RANK.rank,
-    "attention_speedup_4096": at["ms"]["full"] / at["ms"]["low_rank"],
-    "memory_ratio_4096": (
-      at["temp_bytes"]["low_rank"] / at["temp_bytes"]["full"]
-    ),
-    "cost_ratio_8192_1024": long / short,
-    "step_us_per_token": {
-      str(window): cost for window, cost in us_per_token.items()
-    },
+    **ranks[LOW_RANK.rank],
+    "ranks": {str(rank): found for rank, found in ranks.items()},
     "shape": {"width": MODEL.width, "heads": MODEL.heads, "rows": 1},
     "lengths": lengths,
   }
@@ -173,9 +180,12 @@ def main(arguments: list[str] | None = None) -> None:
     for window in WINDOWS:
       lengths.append(measure(window, rounds=asked.rounds))
       print(lengths[-1], file=sys.stderr)
-    us_per_token = measure_steps(rounds=asked.rounds)
+    us_per_token = {}
+    for rank in RANKS:
+      us_per_token[rank] = measure_steps(rank, rounds=asked.rounds)
+      print(f"rank {rank}: {us_per_token[rank]}", file=sys.stderr)
   found = result(lengths, us_per_token)
-  print({key: found[key] for key in list(found)[:6]}, file=sys.stderr)
+  print(found["ranks"], file=sys.stderr)
   record.write(asked.out, command=COMMAND, result=found)
 
 

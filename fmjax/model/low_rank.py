@@ -76,8 +76,9 @@ class LowRank(nnx.Module):
   """Softmax attention on exact keys nearby and on slots of blocks far back.
 
   A slot's key, value and time are weighted sums over the places of its block,
-  with learned weights by head: at first means of pieces. A slot stands for L /
-  r positions, so the log of that is added to its logit.
+  with learned weights by head: at first means of pieces, those of keys
+  multiplied by √(L / r), so that a slot of unlike keys is as long as a key. A
+  slot stands for L / r positions, so the log of that is added to its logit.
   """
 
   def __init__(
@@ -93,7 +94,7 @@ class LowRank(nnx.Module):
     self.dropout = dropout
     self.time_bias = time_bias
     mean_hrs = jnp.tile(piece_means(block, rank)[None], (heads, 1, 1))
-    self.key_hrs = nnx.Param(mean_hrs)
+    self.key_hrs = nnx.Param(mean_hrs * math.sqrt(block / rank))
     self.value_hrs = nnx.Param(mean_hrs)
 
   def prepare(self, batch: Batch) -> Sight:

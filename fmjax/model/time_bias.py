@@ -1,7 +1,10 @@
 """A bias of attention by how long before the request a token was."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from fmjax.model.time import bucket_edges, log_bucket
@@ -70,9 +73,49 @@ def _forward(bias_hi, query_bhts, key_bhts):
 
 def _backward(saved, grad_bhts):
   bias_hi, query_bhts, key_bhts = saved
+  how = _by_pair
+  if grad_bhts.ndim == 4:
+    how = functools.partial(
+      jax.lax.platform_dependent, cpu=_by_row, default=_by_pair
+    )
+  return how(bias_hi, query_bhts, key_bhts, grad_bhts), None, None
+
+
+def _by_pair(bias_hi, query_bhts, key_bhts, grad_bhts):
+  """Gradient of the biases: every pair adds to its bucket's."""
   bucket_bhts = log_bucket(query_bhts - key_bhts, buckets=bias_hi.shape[1])
   _, pull = jax.vjp(lambda bias_hi: _lookup(bias_hi, bucket_bhts), bias_hi)
-  return *pull(grad_bhts), None, None
+  return pull(grad_bhts)[0]
+
+
+def _by_row(bias_hi, query_bhts, key_bhts, grad_bhts):
+  """As `_by_pair`, on CPU in half the time: vectors instead of a scatter.
+
+  A query at a time adds to sums of the pairs that span at least so long; their
+  differences are the buckets'.
+  """
+  b, h, t, s = grad_bhts.shape
+  buckets = bias_hi.shape[1]
+  least = np.iinfo(np.int32).min
+  edge_bhis = jnp.asarray([least, *bucket_edges(buckets)], jnp.int32).reshape(
+    1, 1, -1, 1
+  )
+
+  def add_query(n, sum_bhis):
+    query_bhs, grad_bhs = (
+      jax.lax.dynamic_index_in_dim(x, n, axis=2)
+      for x in (query_bhts, grad_bhts)
+    )
+    longer_bhis = query_bhs - key_bhts >= edge_bhis
+    return sum_bhis + jnp.where(longer_bhis, grad_bhs, 0.0)
+
+  partition = jax.typeof(grad_bhts).sharding.spec
+  empty_bhis = jnp.zeros(
+    (b, h, buckets, s), out_sharding=jax.P(*partition[:2], None, partition[3])
+  )
+  sum_bhis = jax.lax.fori_loop(0, t, add_query, empty_bhis)
+  sum_hi = jnp.sum(sum_bhis, axis=(0, 3))
+  return sum_hi - jnp.pad(sum_hi[:, 1:], ((0, 0), (0, 1)))
 
 
 _of_times.defvjp(_forward, _backward)

@@ -55,6 +55,15 @@ def ranked(hit_rate, ndcg):
   return {**values, **ends}
 
 
+def low_rank(speedup):
+  return {
+    "attention_speedup_4096": speedup,
+    "memory_ratio_4096": 0.2,
+    "cost_ratio_8192_1024": 1.2,
+    "step_us_per_token": {"1024": 40.0, "8192": 48.0},
+  }
+
+
 def told(difference):
   interval = [difference - 0.01, difference + 0.01]
   return {"difference": difference, "interval": interval, "separates": True}
@@ -152,15 +161,23 @@ def made_up():
     "attention": {
       "block": 32,
       "rank": 2,
-      "attention_speedup_4096": 6.0,
-      "memory_ratio_4096": 0.2,
-      "cost_ratio_8192_1024": 1.2,
-      "step_us_per_token": {"1024": 40.0, "8192": 48.0},
+      **low_rank(6.0),
+      "ranks": {"2": low_rank(6.0), "4": low_rank(3.0)},
       "lengths": [
         {
           "window": window,
-          "ms": {"full": slow, "window": 2.0, "low_rank": 3.0},
-          "temp_bytes": {"full": 9e6, "window": 1e6, "low_rank": 2e6},
+          "ms": {
+            "full": slow,
+            "window": 2.0,
+            "low_rank_2": 3.0,
+            "low_rank_4": 6.0,
+          },
+          "temp_bytes": {
+            "full": 9e6,
+            "window": 1e6,
+            "low_rank_2": 2e6,
+            "low_rank_4": 3e6,
+          },
         }
         for window, slow in ((1_024, 6.0), (4_096, 90.0))
       ],

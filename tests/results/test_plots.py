@@ -133,11 +133,11 @@ def test_every_row_of_the_performance_table_names_its_command(made_up):
     "3.00",
     "0.33",
   ]
-  assert lines["low-rank attention over 4,096 positions: ms"][:3] == [
-    "3",
-    "",
-    "full / low rank: 6.0",
-  ]
+  what = "attention over 4,096 positions"
+  for rank, ms, ratio in ((2, "3", "6.0"), (4, "6", "3.0")):
+    found = lines[f"{what}, {rank} slots a block of 32: ms"]
+    assert found[:2] == [ms, ""]
+    assert found[2].startswith(f"full / low rank: {ratio}; memory")
   assert lines["`prepare`, 20 M events: events/s"][:3] == [
     "1,000,000",
     "250,000",
