@@ -118,7 +118,7 @@ def test_every_row_of_the_performance_table_names_its_command(made_up):
   lines = rows(tables.performance(made_up))
   assert lines[""] == ["fmjax 0.1.0", "Peer 1.2", "fmjax / peer", "command"]
   del lines[""], lines["---"]
-  assert len(lines) == 13
+  assert len(lines) == 12
   gpu = lines.pop("training on a GPU")
   assert gpu == ["not measured", "", "", "`python -m experiments.bench.gpu`"]
   for cells in lines.values():
