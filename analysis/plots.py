@@ -376,11 +376,10 @@ def attention(result: Result) -> Figure:
     "full": (PALE, "full, with a bias of time"),
     "window": (GREEN, "window"),
   }
-  for rank, color in zip(
-    result["ranks"], (BLUE, "#56B4E9", "#CC79A7"), strict=False
-  ):
+  colors = (BLUE, "#56B4E9", "#CC79A7")
+  for n, rank in enumerate(result["ranks"]):
     legend = f"low rank, {rank} slots a block of {result['block']}"
-    drawn[f"low_rank_{rank}"] = color, legend
+    drawn[f"low_rank_{rank}"] = colors[n], legend
   for axis, key, scale, label in (
     (axes[0], "ms", 1.0, "forward and gradient of a row, ms"),
     (axes[1], "temp_bytes", 2**20, "temporary memory, MiB"),

@@ -74,6 +74,7 @@ def _forward(bias_hi, query_bhts, key_bhts):
 def _backward(saved, grad_bhts):
   bias_hi, query_bhts, key_bhts = saved
   how = _by_pair
+  # Not of many short chunks: a turn of the loop costs more than their pairs.
   if grad_bhts.ndim == 4:
     how = functools.partial(
       jax.lax.platform_dependent, cpu=_by_row, default=_by_pair
