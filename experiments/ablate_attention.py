@@ -25,8 +25,8 @@ from fmjax.config import (
 
 BLOCKS = {"synthetic": 32, "movietweetings": 8}
 RANKS = {"synthetic": (2, 4, 8, 16, 32), "movietweetings": (2,)}
-# Two blocks; and, on the synthetic service, the pairs of four and eight slots.
-SPANS = {"synthetic": (64, 128, 192), "movietweetings": (16,)}
+# Two blocks; and, on the synthetic service, the pairs of four slots.
+SPANS = {"synthetic": (64, 128), "movietweetings": (16,)}
 _SHORTER = 4  # times
 
 

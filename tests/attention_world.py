@@ -1,7 +1,6 @@
 """Packed rows for attention, and every form of it written out whole."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +177,7 @@ def summaries(form: LowRank, arrays, batch: Batch, key_time_bs):
   logits_bhts = jnp.einsum(
     "bthe,bshe->bhts", q_bthe, slots(form.key_hrs, k_bshe)
   )
-  logits_bhts = logits_bhts / WIDTH**0.5 + math.log(length / rank)
+  logits_bhts = logits_bhts / WIDTH**0.5
   logits_bhts = logits_bhts + bias_of(form, batch, time_bhs)
   old_bts = block_bt[:, :, None] - block_bt[:, None, :] >= 2
   seen_bts = same_bts & old_bts & (place_bt == length - 1)[:, None, :]

@@ -6,7 +6,6 @@ where they are: by the cache's `length_b`.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -205,7 +204,6 @@ def _far_logits(
     time_b,
     cache.slot_time_bhjr.reshape(b, h, j * r),
   )
-  logits_bhs = logits_bhs + math.log(attention.block / r)
   block_s = (jnp.arange(j * r) // r)[None]
   seen_bs = block_s <= (position_b // attention.block - 2)[:, None]
   return jnp.where(seen_bs[:, None], logits_bhs, -jnp.inf)

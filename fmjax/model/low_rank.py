@@ -77,8 +77,7 @@ class LowRank(nnx.Module):
 
   A slot's key, value and time are weighted sums over the places of its block,
   with learned weights by head: at first means of pieces, those of keys
-  multiplied by √(L / r), so that a slot of unlike keys is as long as a key. A
-  slot stands for L / r positions, so the log of that is added to its logit.
+  multiplied by √(L / r), so that a slot of unlike keys is as long as a key.
   """
 
   def __init__(
@@ -191,7 +190,7 @@ class LowRank(nnx.Module):
     queries: list[tuple[int, int, int]],
   ) -> list[jax.Array]:
     """logits_bhts of queries side by side on the slots they may see."""
-    length, rank = self.block, self.key_hrs.shape[1]
+    rank = self.key_hrs.shape[1]
     slot_bhse = self._slots(self.key_hrs, k_bhse, sight)
     time_bhs = self._slot_times(sight)
     found = []
@@ -201,7 +200,6 @@ class LowRank(nnx.Module):
         "bhte,bhse->bhts", q_bhte[:, :, start:end], slot_bhse[:, :, :slots]
       )
       logits_bhts = logits_bhts.astype(jnp.float32) * q_bhte.shape[-1] ** -0.5
-      logits_bhts = logits_bhts + math.log(length / rank)
       if self.time_bias is not None:
         logits_bhts = logits_bhts + self.time_bias.of_times(
           sight.query_time_bt[:, None, start:end, None],
