@@ -132,8 +132,8 @@ class Gate(nnx.Module):
   def __init__(self):
     # Waves over the buckets, so that ages near each other begin alike; nothing
     # is drawn, so that models with a gate and without begin alike, too.
-    place_g = (jnp.arange(age.BUCKETS) + 0.5) / age.BUCKETS
-    waves_e = jnp.pi * jnp.arange(GATE_WIDTH)
+    place_g = (jnp.arange(age.BUCKETS, dtype=jnp.float32) + 0.5) / age.BUCKETS
+    waves_e = jnp.pi * jnp.arange(GATE_WIDTH, dtype=jnp.float32)
     self.age_ge = nnx.Param(jnp.cos(place_g[:, None] * waves_e[None]))
     # From even weights at every age.
     self.key_me = nnx.Param(jnp.zeros((2, GATE_WIDTH)))

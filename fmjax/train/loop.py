@@ -161,7 +161,9 @@ class _Loop:
       process_count=jax.process_count(),
     )
     optimizer = make_optimizer(experiment.optim, total_steps=run.steps)
-    self.schedule = make_schedule(experiment.optim, total_steps=run.steps)
+    self.schedule = jax.jit(
+      make_schedule(experiment.optim, total_steps=run.steps)
+    )
     self.step = make_step(experiment.objective, optimizer, seed=run.seed)
     self.state = make_state(make_model(experiment, prepared), optimizer)
     self.began = time.monotonic()

@@ -47,13 +47,20 @@ def run(experiment, prepared, data=1, model=1):
   with mesh.use(device_mesh):
     optimizer = make_optimizer(optim, total_steps=10)
     state = make_state(make_model(experiment, prepared), optimizer)
+    before = types(state)
     step = make_step(experiment.objective, optimizer, seed=0)
     losses = []
     for t in range(STEPS):
       batch = mesh.shard_batch(dataset[t], device_mesh)
       state, metrics = step(state, batch)
       losses.append(float(metrics["loss_total"] / metrics["weight"]))
+    # Of another type it would be compiled again.
+    assert types(state) == before
     return losses, state
+
+
+def types(state):
+  return [jax.typeof(leaf) for leaf in jax.tree.leaves(state)]
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +128,9 @@ def test_the_optimizer_is_sharded_as_its_parameters(
   assert rows == {table.shape[0] // (data * model)}
 
 
-def test_targets_of_half_the_weight_teach_half_as_much(shallow, prepared):
+def test_targets_of_half_the_weight_teach_half_as_much(small, prepared):
   """Though all of a batch have it: that is how a batch of old ones counts."""
-  options = shallow.data
+  options = small.data
   batch = windows.training_batches(
     prepared,
     window=options.window,
@@ -136,10 +143,10 @@ def test_targets_of_half_the_weight_teach_half_as_much(shallow, prepared):
   with mesh.use(device_mesh):
     optimizer = optax.sgd(1.0)
     for weight in (1.0, 0.5):
-      model = make_model(shallow, prepared)
+      model = make_model(small, prepared)
       before = jax.tree.leaves(nnx.state(model, nnx.Param))
       before = [np.asarray(leaf) for leaf in before]
-      step = make_step(shallow.objective, optimizer, seed=0)
+      step = make_step(small.objective, optimizer, seed=0)
       weighed = dataclasses.replace(batch, weight_bt=batch.weight_bt * weight)
       state, _ = step(
         make_state(model, optimizer), mesh.shard_batch(weighed, device_mesh)
