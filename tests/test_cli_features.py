@@ -9,8 +9,8 @@ from fmjax.__main__ import main
 
 EXPERIMENT = '''"""Does a log of one's own train?"""
 from fmjax.config import (
-  AgeGate, CandidateAge, DataConfig, DynamicCounts, Experiment, ItemsConfig,
-  LogBucketBias, LogGap, ModelConfig, RunConfig, Table
+  DataConfig, Experiment, ItemsConfig, ModelConfig, NoTime, RunConfig,
+  SumMixer, Table
 )
 
 def experiments():
@@ -19,10 +19,8 @@ def experiments():
       source=Table(mapping="map.toml"), window=8, stride=8, rows=4
     ),
     model=ModelConfig(
-      width=8, layers=1, heads=1, relative_time=LogBucketBias(), gap=LogGap(),
-      items=ItemsConfig(
-        mixer=AgeGate(), age=CandidateAge(), dynamics=DynamicCounts()
-      ),
+      width=8, layers=1, heads=1, time=NoTime(),
+      items=ItemsConfig(mixer=SumMixer()),
     ),
     run=RunConfig(steps=2, evaluate_every=2, checkpoint_every=2, log_every=1),
   )}
