@@ -1,7 +1,7 @@
 r"""Is the whole model better than SASRec where a log has an order alone?
 
   fmjax sweep experiments/movielens_order.py
-  fmjax report experiments/movielens_order.py --reference reference \
+  fmjax report experiments/movielens_order.py --reference sasrec_ce \
     --out runs/movielens_order --result analysis/results/movielens_1m
 
 MovieLens-1M, leave-last-out, the file that SASRec was evaluated on, seen items

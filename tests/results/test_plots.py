@@ -9,14 +9,29 @@ import pytest
 from analysis import bench, performance, plots, readme, tables
 
 DRAWN = list(plots.BENCH)
+POPULARITY = {"ndcg@10": 0.02, "ndcg@10_ci": [0.01, 0.03]}
 SASREC = {
-  "command": "fmjax train x.py",
-  "selected_step": 3,
-  "seed": 0,
-  "wall_s": 60.0,
-  "device": "an abacus",
-  "test": {"ndcg@10": 0.18},
-  "baselines": {"popularity_all": {}, "cooccurrence": {}},
+  "baselines": {"popularity_all": POPULARITY, "cooccurrence": {}},
+  "seeds": [0, 1],
+  "curve": [{"step": 2, "ndcg@10": 0.1}, {"step": 4, "ndcg@10": 0.2}],
+  "selected_step": 4,
+  "slices": {"all": {"ndcg@10": 0.18, "ndcg@10_ci": [0.17, 0.19]}},
+}
+REFERENCE = SASREC | {
+  "command": "fmjax report x.py",
+  "slices": {
+    "all": {
+      "ndcg@10": 0.2,
+      "ndcg@10_ci": [0.19, 0.21],
+      "to_reference": {
+        "ndcg@10": {
+          "difference": 0.02,
+          "interval": [0.01, 0.03],
+          "separates": True,
+        }
+      },
+    }
+  },
 }
 
 
@@ -183,7 +198,7 @@ def test_a_loss_or_a_peer_not_measured_leaves_its_cells(made_up):
 
 def test_the_quality_of_both_sides_stands_beside_the_paired_difference(made_up):
   result = made_up["peer_quality"]
-  text = readme.movielens_1m(SASREC, result)
+  text = readme.movielens_1m(REFERENCE, SASREC, result)
   assert rows(text)["test NDCG@10"] == [
     "0.2000 [0.1900, 0.2100]",
     "0.1700 [0.1600, 0.1800]",
@@ -193,8 +208,29 @@ def test_the_quality_of_both_sides_stands_beside_the_paired_difference(made_up):
   assert "1,234 users, 3 seeds of fmjax, one of RecTools" in text
   assert "(RecTools: 2 of 3)" in text
   command = "python -m experiments.bench.peer_quality"
-  absent = readme.movielens_1m(SASREC, None)
+  absent = readme.movielens_1m(REFERENCE, SASREC, None)
   assert f"not measured: run `{command}`" in absent
+
+
+def test_the_reference_stands_before_sasrec_with_their_paired_difference():
+  text = readme.movielens_1m(REFERENCE, SASREC, None)
+  assert list(rows(text))[2:5] == [
+    "fmjax, `reference`",
+    "fmjax, `sasrec_ce`",
+    "SASRec+ as published",
+  ]
+  assert rows(text)["fmjax, `reference`"][1] == "0.2000 [0.1900, 0.2100]"
+  assert rows(text)["popularity"][1] == "0.0200 [0.0100, 0.0300]"
+  assert "means of 2 seeds" in text
+  assert "minus `sasrec_ce`'s: +0.0200 [+0.0100, +0.0300]." in text
+
+
+def test_the_curves_of_reference_and_sasrec_carry_their_means():
+  results = {"reference": REFERENCE, "sasrec_ce": SASREC}
+  (axis,) = plots.movielens_1m(results).axes
+  labels = [text.get_text() for text in axis.get_legend().get_texts()]
+  assert labels[0].endswith("test 0.2000 [0.1900, 0.2100], 2 seeds")
+  assert labels[1].endswith("test 0.1800 [0.1700, 0.1900], 2 seeds")
 
 
 @pytest.mark.parametrize("name", sorted(set(tables.BENCH) - {"gpu"}))
