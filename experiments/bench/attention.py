@@ -8,7 +8,7 @@ compiled program, of `Full`, `Window` and `LowRank` with 2, 4 and 8 slots a
 block; and of `Full` and `Fused` without the bias, which `Fused` cannot have.
 Then whole training steps of 8,192 tokens, in rows of 1,024 and of 8,192, with
 each `LowRank`. Forms alternate, so that a noisy machine is noisy to all of
-them.
+them. The process has malloc on huge pages, as one that trains.
 """
 
 import sys
@@ -24,6 +24,7 @@ from experiments.bench import record
 from experiments.bench.gpu import SPEC, full_rows
 from experiments.bench.stopwatch import alternate
 from fmjax import mesh
+from fmjax.cli import process
 from fmjax.config import (
   DataConfig,
   Experiment,
@@ -172,6 +173,7 @@ def result(
 
 
 def main(arguments: list[str] | None = None) -> None:
+  process.use_huge_pages()
   parser = record.parser(COMMAND, __doc__)
   parser.add_argument("--rounds", type=int, default=7)
   asked = parser.parse_args(arguments)
