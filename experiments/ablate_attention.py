@@ -6,12 +6,12 @@ r"""How far back must attention look, and how exactly?
     --result analysis/results/ablate_attention
 
 The reference attends to all of the window: 512 events on the synthetic service,
-64 on MovieTweetings. A quarter of what a history tells on the synthetic service
+200 on MovieLens-1M. A quarter of what a history tells on the synthetic service
 is more than a hundred events back.
 
   window_N    the last N events, and nothing before
-  low_rank_R  the last 32 to 64 events exactly (MovieTweetings: 8 to 16), and R
-              summary slots of each block of 32 (8) before them
+  low_rank_R  the last 32 to 64 events exactly (MovieLens-1M: 20 to 40), and R
+              summary slots of each block of 32 (20) before them
   short       full attention in windows a fourth as long
 """
 
@@ -23,10 +23,10 @@ from fmjax.config import (
   WindowAttention,
 )
 
-BLOCKS = {"synthetic": 32, "movietweetings": 8}
-RANKS = {"synthetic": (2, 4, 8, 16, 32), "movietweetings": (2,)}
+BLOCKS = {"synthetic": 32, "movielens_1m": 20}
+RANKS = {"synthetic": (2, 4, 8, 16, 32), "movielens_1m": (2, 5)}
 # Two blocks; and, on the synthetic service, the pairs of four slots.
-SPANS = {"synthetic": (64, 128), "movietweetings": (16,)}
+SPANS = {"synthetic": (64, 128), "movielens_1m": (40,)}
 _SHORTER = 4  # times
 
 

@@ -32,7 +32,7 @@ _BLOCKS = {
 
 def experiments() -> dict[str, Experiment]:
   return ablations.ablate(
-    dict.fromkeys(("synthetic", "movietweetings"), changes())
+    dict.fromkeys(("synthetic", "movielens_1m"), changes())
   )
 
 

@@ -13,6 +13,8 @@ The reference predicts the item alone.
   by_language, by_year
                   the item is predicted among those of a predicted language
                   (MovieTweetings: year)
+
+Every attribute and every field has a tenth of the item's weight in the loss.
 """
 
 from experiments import ablations
@@ -22,6 +24,7 @@ _AUXILIARY = {
   "synthetic": ("genre", "language", "action", "duration_ms"),
   "movietweetings": ("genre", "rating"),
 }
+_WEIGHT = 0.1  # of each
 _SINGLE = {"synthetic": "language", "movietweetings": "year"}
 
 
@@ -30,12 +33,16 @@ def experiments() -> dict[str, Experiment]:
 
 
 def changes(data: str) -> ablations.Changes:
-  single = _SINGLE[data]
+  single, targets = _SINGLE[data], _AUXILIARY[data]
   hierarchies = {
-    "by_genre": HierarchicalItems(attribute="genre"),
-    f"by_{single}": HierarchicalItems(attribute=single),
+    "by_genre": HierarchicalItems(attribute="genre", weight=_WEIGHT),
+    f"by_{single}": HierarchicalItems(attribute=single, weight=_WEIGHT),
   }
   return {
-    "auxiliary": {"model.auxiliary": Auxiliary(targets=_AUXILIARY[data])},
+    "auxiliary": {
+      "model.auxiliary": Auxiliary(
+        targets=targets, weight=_WEIGHT * len(targets)
+      )
+    },
     **{arm: {"model.hierarchy": by} for arm, by in hierarchies.items()},
   }

@@ -17,7 +17,7 @@ HORIZONS = (2, 4, 8)
 
 def experiments() -> dict[str, Experiment]:
   return ablations.ablate(
-    dict.fromkeys(("synthetic", "movietweetings"), changes())
+    dict.fromkeys(("synthetic", "movielens_1m"), changes())
   )
 
 

@@ -11,7 +11,7 @@ prefers it by; less of it pushes popular items down.
 
   uniform, popular, in_batch, mixed
                    sampled softmax by proposal, logQ in full
-  popular_logq_50, popular_logq_0
+  mixed_logq_50, mixed_logq_0
                    half of logQ, none
   bce, gbce        each token against negatives of its own
 """
@@ -36,7 +36,7 @@ _OWN = 32  # of a token
 
 def experiments() -> dict[str, Experiment]:
   return ablations.ablate(
-    dict.fromkeys(("synthetic", "movietweetings"), changes())
+    dict.fromkeys(("synthetic", "movielens_1m"), changes())
   )
 
 
@@ -52,8 +52,8 @@ def changes() -> ablations.Changes:
     for arm, proposal in proposals.items()
   }
   for percent in (50, 0):
-    objectives[f"popular_logq_{percent}"] = SampledSoftmax(
-      negatives=_SHARED, proposal=PopularityProposal(), logq=percent / 100
+    objectives[f"mixed_logq_{percent}"] = SampledSoftmax(
+      negatives=_SHARED, proposal=MixedProposal(), logq=percent / 100
     )
   objectives["bce"] = BinaryCrossEntropy(negatives=_OWN)
   objectives["gbce"] = GeneralizedBce(negatives=_OWN)

@@ -16,7 +16,7 @@ from fmjax.config import Experiment, RotaryPositions
 
 def experiments() -> dict[str, Experiment]:
   return ablations.ablate(
-    dict.fromkeys(("synthetic", "movietweetings"), changes())
+    dict.fromkeys(("synthetic", "movielens_1m"), changes())
   )
 
 

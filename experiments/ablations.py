@@ -13,7 +13,7 @@ dropout and decay. Questions of ids are asked of models with an age gate.
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import movietweetings, synthetic
+from experiments import movielens_1m, movietweetings, synthetic
 from fmjax.config import (
   AgeGate,
   CandidateAge,
@@ -110,6 +110,11 @@ def kuairand() -> Experiment:
   )
 
 
+def small_movielens() -> Experiment:
+  """Half of the users; batches are small, so that there are steps enough."""
+  return override(movielens_1m.timed(), {"data.rows": 8, "model.dropout": 0.1})
+
+
 def small_synthetic() -> Experiment:
   """Half the width; what sees an epoch once needs less dropout."""
   return override(
@@ -128,6 +133,7 @@ REFERENCES = {
   "reference": {
     "synthetic": small_synthetic,
     "movietweetings": movietweetings.reference,
+    "movielens_1m": small_movielens,
     "kuairand": kuairand,
   },
   "age_gate": {

@@ -82,7 +82,7 @@ def test_an_ablation_has_a_synthetic_and_a_real_log_and_three_seeds(stem):
   found = arms_of(stem)
   logs = {data for data, _ in found}
   assert "synthetic" in logs
-  assert logs & {"movietweetings", "kuairand"}
+  assert logs & {"movietweetings", "movielens_1m", "kuairand"}
   for data in logs:
     assert (data, base_of(stem)) in found
     assert len([arm for log, arm in found if log == data]) > 1
