@@ -10,6 +10,7 @@ from fmjax.config import (
   BidirectionalAttention,
   ItemOnly,
   Masked,
+  SometimesNeutral,
   from_dict,
   override,
   to_dict,
@@ -41,11 +42,12 @@ MASKED = {
   "model.reading": Masked(),
   "model.attention": BidirectionalAttention(),
 }
+TOGETHER = {"model.request": SometimesNeutral(names=("surface", "device"))}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-  """A folder with a trained run, and one that is not."""
+  """A folder with a trained run, and two that are not."""
   root = tmp_path_factory.mktemp("project")
   (root / "shown.py").write_text(EXPERIMENT)
   with pytest.MonkeyPatch.context() as patch:
@@ -54,10 +56,12 @@ def project(tmp_path_factory):
     assert main(["train", "shown.py"]) == 0
   # Whether a run can be asked is decided before its model is read.
   (config,) = root.glob("runs/shown/neutral-*/config.json")
-  masked = override(from_dict(json.loads(config.read_text())), MASKED)
-  place = root / "runs" / "shown" / "masked-untrained"
-  place.mkdir()
-  (place / "config.json").write_text(json.dumps(to_dict(masked)))
+  trained = from_dict(json.loads(config.read_text()))
+  for name, changes in {"masked": MASKED, "together": TOGETHER}.items():
+    place = root / "runs" / "shown" / f"{name}-untrained"
+    place.mkdir()
+    told = to_dict(override(trained, changes))
+    (place / "config.json").write_text(json.dumps(told))
   return root
 
 
@@ -100,6 +104,10 @@ def test_a_run_is_asked_without_the_surface_next_to_as_logged(ask):
     (
       ["neutral", "--neutral", "surface,device"],
       "model.request=SometimesNeutral(names=('surface', 'device')",
+    ),
+    (
+      ["together", "--neutral", "surface"],
+      "were neutral together; ask --neutral surface,device",
     ),
     (["masked", "--neutral", "surface"], "does not embed; use AllFeatures()"),
   ],

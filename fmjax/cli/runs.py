@@ -305,6 +305,12 @@ def _askable(
       f"--neutral {','.join(always)} would ask the run what it never met: it"
       f" was always told; train one with model.request={remedy}"
     )
+  if neutral and set(neutral) != set(known):
+    raise ConfigError(
+      f"--neutral {','.join(neutral)} would ask the run what it never met: in"
+      f" training {', '.join(known)} were neutral together; ask --neutral"
+      f" {','.join(known)}"
+    )
   return fields
 
 

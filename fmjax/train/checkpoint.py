@@ -45,6 +45,9 @@ class Checkpoints:
     step = int(state.step)
     if step == self._latest.latest_step():
       return
+    # What the facts say was selected is on disk before them: of a process that
+    # is killed between the two, no later step need be better.
+    self._selected.wait_until_finished()
     self._latest.save(
       step,
       args=ocp.args.Composite(

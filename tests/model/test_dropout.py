@@ -61,6 +61,14 @@ def test_the_rate_is_kept_and_the_mean_too(rate):
   np.testing.assert_allclose(kept, 1 / (1 - rate), rtol=1e-6)
 
 
+def test_half_precision_is_rescaled_by_the_rate_and_rounded_once():
+  x = jax.random.normal(jax.random.key(0), (200, 300)).astype(jnp.bfloat16)
+  dropped = dropout(x, 0.1, key=jax.random.key(1))
+  want = (x.astype(jnp.float32) / np.float32(0.9)).astype(jnp.bfloat16)
+  assert dropped.dtype == jnp.bfloat16
+  assert bool(jnp.all((dropped == want) | (dropped == 0)))
+
+
 def test_the_same_key_draws_the_same_mask_forward_and_backward():
   key = jax.random.key(2)
   x = jnp.ones((50, 60))

@@ -7,6 +7,7 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from fmjax import mesh
@@ -253,6 +254,36 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_step_and_batch(
     assert batch["item_bt"].shape == (8, 16)
     assert "previous.item" in batch
   assert all(np.isfinite(loss) for loss in losses(tmp_path).values())
+
+
+def test_what_a_checkpoint_calls_selected_is_on_disk_before_it(
+  tmp_path, small, prepared, monkeypatch
+):
+  """Or a run killed between the two would go on without its best model."""
+  told = []
+
+  def tell(what):
+    does = getattr(ocp.CheckpointManager, what)
+
+    def tells(manager, *args, **kwargs):
+      done = does(manager, *args, **kwargs)
+      told.append(f"{what} {manager.directory.name}")
+      return done
+
+    monkeypatch.setattr(ocp.CheckpointManager, what, tells)
+
+  with mesh.use(mesh.make_mesh()):
+    optimizer = make_optimizer(small.optim, total_steps=1)
+    state = make_state(make_model(small, prepared), optimizer)
+  checkpoints = Checkpoints(tmp_path)
+  tell("save")
+  tell("wait_until_finished")
+  checkpoints.save_selected(state.model, step=1, metrics={})
+  checkpoints.save(state, config=small, facts={})
+  chosen = told.index("save selected")
+  saved = told.index("save checkpoints")
+  assert "wait_until_finished selected" in told[chosen:saved]
+  checkpoints.close()
 
 
 def test_the_selected_model_is_the_one_validation_chose(
