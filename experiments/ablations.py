@@ -111,8 +111,15 @@ def kuairand() -> Experiment:
 
 
 def small_movielens() -> Experiment:
-  """Half of the users; batches are small, so that there are steps enough."""
-  return override(movielens_1m.timed(), {"data.rows": 8, "model.dropout": 0.1})
+  """Half of the users; small batches, so that there are steps enough.
+
+  Of learning rates of 2, 4 and 8 thousandths and of dropout 0, 0.1 and 0.2
+  validation chose these.
+  """
+  return override(
+    movielens_1m.timed(),
+    {"data.rows": 8, "model.dropout": 0.0, "optim.learning_rate": 8e-3},
+  )
 
 
 def small_synthetic() -> Experiment:
