@@ -54,24 +54,10 @@ def curves(results: Mapping[str, Result]) -> Figure:
   last = max(r["curve"][-1]["step"] for r in results.values())
   for name, result in results.items():
     color = _COLORS[name]
-    part = result["slices"]["all"]
-    low, high = part["ndcg@10_ci"]
-    axis.plot(
-      [point["step"] for point in result["curve"]],
-      [point["ndcg@10"] for point in result["curve"]],
-      color=color,
-      linewidth=1.8,
-      label=f"{LABELS[name]}: test {part['ndcg@10']:.4f}, published"
-      f" {PUBLISHED[name].ndcg:.4f}",
-    )
-    axis.errorbar(
-      [result["selected_step"]],
-      [part["ndcg@10"]],
-      yerr=[[part["ndcg@10"] - low], [high - part["ndcg@10"]]],
-      fmt="o",
-      color=color,
-      capsize=3,
-    )
+    test = result["slices"]["all"]["ndcg@10"]
+    label = f"{LABELS[name]}: test {test:.4f}"
+    label += f", published {PUBLISHED[name].ndcg:.4f}"
+    plots.learning(axis, result, color=color, label=label)
     axis.hlines(
       PUBLISHED[name].ndcg, 0, last, color=color, linestyle="--", linewidth=1
     )

@@ -43,6 +43,27 @@ def quickstart(results: Mapping[str, Result], path: pathlib.Path) -> None:
   figure.draw(results["quickstart"], path)
 
 
+def learning(axis: Axes, result: Result, *, color: str, label: str) -> None:
+  """An arm's validation by step, and its test at the step that was selected."""
+  of = result["slices"]["all"]
+  low, high = of["ndcg@10_ci"]
+  axis.plot(
+    [point["step"] for point in result["curve"]],
+    [point["ndcg@10"] for point in result["curve"]],
+    color=color,
+    linewidth=1.8,
+    label=label,
+  )
+  axis.errorbar(
+    [result["selected_step"]],
+    [of["ndcg@10"]],
+    yerr=[[of["ndcg@10"] - low], [high - of["ndcg@10"]]],
+    fmt="o",
+    color=color,
+    capsize=3,
+  )
+
+
 def movielens_1m(results: Mapping[str, Result]) -> Figure:
   """Validation curves of a seed of each arm, beside what is published.
 
@@ -55,25 +76,12 @@ def movielens_1m(results: Mapping[str, Result]) -> Figure:
     ("sasrec_ce", "SASRec, full cross-entropy", BLUE),
   ):
     result = results[arm]
-    curve, of = result["curve"], result["slices"]["all"]
-    last = max(last, curve[-1]["step"])
+    last = max(last, result["curve"][-1]["step"])
+    of = result["slices"]["all"]
     low, high = of["ndcg@10_ci"]
-    axis.plot(
-      [point["step"] for point in curve],
-      [point["ndcg@10"] for point in curve],
-      color=color,
-      linewidth=1.8,
-      label=f"{label}: test {of['ndcg@10']:.4f} [{low:.4f}, {high:.4f}],"
-      f" {len(result['seeds'])} seeds",
-    )
-    axis.errorbar(
-      [result["selected_step"]],
-      [of["ndcg@10"]],
-      yerr=[[of["ndcg@10"] - low], [high - of["ndcg@10"]]],
-      fmt="o",
-      color=color,
-      capsize=3,
-    )
+    label += f": test {of['ndcg@10']:.4f} [{low:.4f}, {high:.4f}]"
+    label += f", {len(result['seeds'])} seeds"
+    learning(axis, result, color=color, label=label)
   popularity = results["sasrec_ce"]["baselines"]["popularity_all"]
   lines = {**_PUBLISHED, "popularity, all time": popularity["ndcg@10"]}
   for (name, value), dashes in zip(

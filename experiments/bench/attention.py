@@ -6,10 +6,10 @@ One row of T = 512 … 8,192 positions, width 64, two heads, with a bias of time
 forward and gradient of one attention alone, and the temporary memory of the
 compiled program, of `Full`, which stores its weights, of `Window` and of
 `LowRank` with 2, 4 and 8 slots a block; and of `Full` and `Fused` without the
-bias, which `Fused` cannot have.
-Then whole training steps of 8,192 tokens, in rows of 1,024 and of 8,192, with
-each `LowRank`. Forms alternate, so that a noisy machine is noisy to all of
-them. The process has malloc on huge pages, as one that trains.
+bias, which `Fused` cannot have. Then whole training steps of 8,192 tokens, in
+rows of 1,024 and of 8,192, with each `LowRank`. Forms alternate, so that a
+noisy machine is noisy to all of them. The process has malloc on huge pages, as
+one that trains.
 """
 
 import sys
