@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import shlex
 import sys
 import traceback
 import types
@@ -207,16 +208,22 @@ class Train:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-  """Ranks a split's targets by a run's selected step, beside the baselines.
+  r"""Ranks a split's targets by a run's selected step, beside the baselines.
 
   For example:
     fmjax evaluate runs/quickstart/d64 --split validation
     fmjax evaluate runs/quickstart/d64 --targets all --slices
-    fmjax evaluate runs/kuairand/d64 --neutral surface
-    fmjax evaluate runs/auxiliary/genre --head genre
+    fmjax evaluate runs/surface/neutral-s0 runs/surface/neutral-s1 \
+      --neutral surface
+    fmjax evaluate runs/heads/genre-s0 --head genre
+
+  Several runs are seeds of one experiment, whose answers are averaged.
   """
 
-  place: _Run
+  places: Annotated[
+    Positional[tuple[pathlib.Path, ...]],
+    arg(metavar="RUN...", help="Directories of runs; ids may be left off."),
+  ]
   split: _Split = "test"
   """Whose targets."""
   targets: _Targets = "first"
@@ -229,31 +236,60 @@ class Evaluate:
   head: str = ""
   """What else the model predicts: a target of `model.auxiliary`, or the
   attribute of `model.hierarchy`."""
+  result: pathlib.Path | None = None
+  """Also write the result to be committed: analysis/results/STUDY/NAME.json."""
+  command: str = ""
+  """What regenerates that result. Default: this command."""
 
   def run(self, terminal: Terminal) -> dict[str, Any]:
-    from fmjax.cli import runs
+    from fmjax.cli import evaluating
 
+    if not self.places:
+      raise ConfigError("fmjax evaluate lacks RUN; see fmjax evaluate --help")
+    if self.command and self.result is None:
+      raise ConfigError(
+        "--command is kept in a result: give --result PATH, too"
+      )
     if self.head and (self.slices or self.neutral):
       other = "--slices" if self.slices else "--neutral"
       raise ConfigError(
         f"{other} is of ranked items, and --head ranks none; leave one out"
       )
+    seeds = evaluating.find(self.places)
+    if self.result is not None:
+      evaluating.require_finished(seeds, self.result)
     if self.head:
-      return runs.evaluate_head_of_run(
-        runs.find(self.place),
+      found = evaluating.evaluate_head_of_runs(
+        seeds,
         terminal,
         head=self.head,
         split=self.split,
         targets=self.targets,
       )
-    return runs.evaluate_run(
-      runs.find(self.place),
-      terminal,
-      split=self.split,
-      targets=self.targets,
-      by_slice=self.slices,
-      neutral=tuple(dict.fromkeys(filter(None, self.neutral.split(",")))),
-    )
+    else:
+      found = evaluating.evaluate_runs(
+        seeds,
+        terminal,
+        split=self.split,
+        targets=self.targets,
+        by_slice=self.slices,
+        neutral=tuple(dict.fromkeys(filter(None, self.neutral.split(",")))),
+      )
+    if self.result is not None:
+      evaluating.write_result(
+        self.result, seeds, found, command=self.command or self._command()
+      )
+      terminal.say(f"written: {self.result}")
+    return found
+
+  def _command(self) -> str:
+    words = ["fmjax", "evaluate", *map(str, self.places)]
+    for option in ("split", "targets", "neutral", "head"):
+      value = getattr(self, option)
+      if value != getattr(Evaluate, option):
+        words += [f"--{option}", value]
+    words += ["--slices"] if self.slices else []
+    return shlex.join([*words, "--result", str(self.result)])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

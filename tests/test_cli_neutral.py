@@ -19,11 +19,11 @@ from fmjax.config import (
 EXPERIMENT = '''"""What does the surface decide?"""
 from fmjax.config import (
   DataConfig, Experiment, IdOnly, ItemsConfig, ModelConfig, NoTime, RunConfig,
-  SometimesNeutral, Synthetic
+  SometimesNeutral, Synthetic, override
 )
 
 def experiments():
-  return {"neutral": Experiment(
+  first = Experiment(
     data=DataConfig(
       source=Synthetic(events=800, users=50, items=30),
       window=8, stride=8, rows=4,
@@ -34,7 +34,8 @@ def experiments():
       request=SometimesNeutral(names=("surface",)),
     ),
     run=RunConfig(steps=2, evaluate_every=2, checkpoint_every=2, log_every=1),
-  )}
+  )
+  return {"neutral": first, "again": override(first, {"run.seed": 1})}
 '''
 MASKED = {
   "model.features": ItemOnly(),
@@ -47,7 +48,7 @@ TOGETHER = {"model.request": SometimesNeutral(names=("surface", "device"))}
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-  """A folder with a trained run, and two that are not."""
+  """A folder with two seeds of a run, and two that nobody has trained."""
   root = tmp_path_factory.mktemp("project")
   (root / "shown.py").write_text(EXPERIMENT)
   with pytest.MonkeyPatch.context() as patch:
@@ -85,7 +86,49 @@ def test_a_run_is_asked_without_the_surface_next_to_as_logged(ask):
   assert without["test"].keys() == told["test"].keys()
   assert without["test"]["queries"] == told["test"]["queries"]
   assert without["test"]["nll"] != told["test"]["nll"]
+  paired = without["to_told"]["nll"]
+  assert paired["difference"] == pytest.approx(
+    without["test"]["nll"] - told["test"]["nll"], abs=1e-6
+  )
+  assert paired["interval"][0] <= paired["difference"] <= paired["interval"][1]
   assert "neutral" not in ask("evaluate", "runs/shown/neutral")
+
+
+def test_seeds_are_averaged_and_their_result_can_be_committed(ask, project):
+  question = ("--neutral", "surface", "--slices")
+  one, other = (
+    ask("evaluate", f"runs/shown/{name}", *question)
+    for name in ("neutral", "again")
+  )
+  path = project / "results" / "neutral" / "shown.json"
+  both = ask(
+    *("evaluate", "runs/shown/neutral", "runs/shown/again", *question),
+    *("--result", str(path)),
+  )
+  for read in (
+    lambda told: told["test"],
+    lambda told: told["neutral"]["test"],
+    lambda told: told["slices"]["history"]["5-19"],
+  ):
+    means, (a, b) = read(both), map(read, (one, other))
+    assert a["nll"] != b["nll"]
+    for metric in ("nll", "ndcg@10", "coverage@10"):
+      assert means[metric] == pytest.approx((a[metric] + b[metric]) / 2)
+      low, high = means[f"{metric}_ci"]
+      assert low <= means[metric] <= high
+    assert means["queries"] == a["queries"]
+  lift = "popularity_lift@10"
+  assert both["test"][lift] == pytest.approx(
+    (one["test"][lift] + other["test"][lift]) / 2
+  )
+  assert both["baselines"] == one["baselines"]
+  written = json.loads(path.read_text())
+  assert written["test"] == both["test"]
+  assert written["neutral"] == both["neutral"]
+  assert written["seeds"] == [0, 1]
+  assert written["command"].startswith(
+    "fmjax evaluate runs/shown/neutral runs/shown/again --neutral surface"
+  )
 
 
 @pytest.mark.parametrize(
@@ -110,6 +153,12 @@ def test_a_run_is_asked_without_the_surface_next_to_as_logged(ask):
       "were neutral together; ask --neutral surface,device",
     ),
     (["masked", "--neutral", "surface"], "does not embed; use AllFeatures()"),
+    (["neutral", "runs/shown/together"], "differ by more than their seed"),
+    (
+      ["masked", "--result", "results/x/y.json"],
+      "is not finished, and only finished runs are committed results",
+    ),
+    (["neutral", "--command", "x"], "give --result PATH, too"),
   ],
 )
 def test_what_a_run_cannot_answer_is_one_sentence(ask, words, expected):

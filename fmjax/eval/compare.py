@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fmjax.config import ConfigError
-from fmjax.eval.metrics import DRAWS, by_user, intervals, query_values
+from fmjax.eval.metrics import DRAWS, by_user, intervals, seed_mean, seeds_of
 from fmjax.eval.ranked import Ranked
 
 
@@ -57,8 +57,7 @@ def compare(
     draws: resamples of the users.
     seed: of the resampling.
   """
-  firsts = [first] if isinstance(first, Ranked) else list(first)
-  seconds = [second] if isinstance(second, Ranked) else list(second)
+  firsts, seconds = seeds_of(first), seeds_of(second)
   if not firsts or not seconds:
     raise ConfigError("a comparison needs at least one run on each side")
   reference = firsts[0]
@@ -69,7 +68,7 @@ def compare(
       f"the runs hold no {reference.split} query: there is nothing to compare"
     )
   value = {
-    name: by_user(reference.user, _seed_mean(runs, metric))
+    name: by_user(reference.user, seed_mean(runs, metric))
     for name, runs in (("first", firsts), ("second", seconds))
   }
   weight = by_user(reference.user, np.ones(len(reference.user)))
@@ -87,10 +86,6 @@ def compare(
     users=len(weight),
     queries=len(reference.rank),
   )
-
-
-def _seed_mean(runs: Sequence[Ranked], metric: str) -> np.ndarray:
-  return np.mean([query_values(run, metric) for run in runs], axis=0)
 
 
 def check_same_queries(one: Ranked, other: Ranked) -> None:

@@ -6,22 +6,20 @@ interpolated with the first (Witten and Bell, 1991), as in genre.py. A number's
 baseline is its mean over the training targets.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from fmjax.config import ConfigError, DataConfig, suggest
+from fmjax.config import DataConfig
 from fmjax.data.batch import Batch
-from fmjax.data.catalog import Catalog
-from fmjax.data.decoded import Histories, histories, training_targets
-from fmjax.data.encode import FIRST_VALUE
+from fmjax.data.decoded import histories, training_targets
 from fmjax.data.schema import DataError, Kind
 from fmjax.data.store import Prepared
 from fmjax.data.windows import batch_iterator, evaluation_batches
+from fmjax.eval.fields import Field, head_of
 from fmjax.eval.genre import interpolated
 from fmjax.eval.metrics import PERCENTILES, by_user, resamples
 from fmjax.eval.timeline import SplitName, Targets, Timeline, timeline
@@ -34,103 +32,8 @@ _TOKENS_AT_ONCE = 2**20  # of the histories that are counted together
 Values = dict[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Field:
-  """What a head tells.
-
-  Attributes:
-    name: of a post-action feature, or of a field of the metadata.
-    kind: categorical, bag or numeric.
-    of_item: it is a field of the item.
-    first: the code of class 0; what lies below is no class.
-    with_none: class 0 is what has no known value.
-  """
-
-  name: str
-  kind: Kind
-  of_item: bool
-  first: int = FIRST_VALUE
-  with_none: bool = False
-
-  def size(self, prepared: Prepared) -> int:
-    """Classes."""
-    spec = prepared.spec
-    fields = spec.metadata if self.of_item else spec.features
-    (size,) = (f.size for f in fields if f.feature.name == self.name)
-    return size - self.first
-
-  def numbers(
-    self, log: Histories, catalog: Catalog, user: np.ndarray, token: np.ndarray
-  ) -> np.ndarray:
-    """Values of tokens, float32 [n]; NaN: missing."""
-    columns, first = log.read(user)
-    row = first + token
-    if self.of_item:
-      return catalog.metadata[self.name][columns["item"].take(row)]
-    return columns[self.name].take(row)
-
-  def classes(
-    self, log: Histories, catalog: Catalog, user: np.ndarray, token: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """(class_nw, part_nw) of tokens: parts are 1 in all, or 0: none known."""
-    columns, first = log.read(user)
-    row = first + token
-    if self.of_item:
-      code = catalog.metadata[self.name][columns["item"].take(row)]
-    else:
-      code = columns[self.name].take(row, axis=0)
-    code_nw = code if code.ndim == 2 else code[:, None]  # of no token, too
-    class_nw = code_nw.astype(np.int64) - self.first
-    if self.with_none:
-      class_nw = np.maximum(class_nw, 0)
-    part_nw = (class_nw >= 0).astype(np.float64)
-    if self.kind is Kind.BAG and not self.of_item:
-      part_nw *= columns[f"{self.name}_count"].take(row, axis=0)
-    total_n1 = part_nw.sum(axis=1, keepdims=True)
-    part_nw = np.divide(
-      part_nw, total_n1, where=total_n1 > 0, out=np.zeros_like(part_nw)
-    )
-    return np.maximum(class_nw, 0), part_nw
-
-
-def head_of(model: Recommender, name: str) -> Field:
-  """The field that a head of the model tells.
-
-  Raises:
-    ConfigError: the model has no head of that name.
-  """
-  fields: dict[str, Field] = {}
-  if model.auxiliary is not None:
-    for field, source in model.auxiliary.targets:
-      feature = field.feature
-      fields[feature.name] = Field(
-        name=feature.name, kind=feature.kind, of_item=source == "item"
-      )
-  if model.hierarchy is not None:
-    single = model.hierarchy.single
-    fields[model.hierarchy.name] = Field(
-      name=model.hierarchy.name,
-      kind=Kind.CATEGORICAL if single else Kind.BAG,
-      of_item=True,
-      # Items without a known value are a class of their own.
-      first=FIRST_VALUE - single,
-      with_none=single,
-    )
-  if not fields:
-    raise ConfigError(
-      f"this run has no head {name!r}: it predicts items alone; train one with"
-      " model.auxiliary or model.hierarchy"
-    )
-  if name not in fields:
-    raise ConfigError(
-      f"{name!r} is no head of this run, which has {', '.join(fields)}"
-      + suggest(name, list(fields))
-    )
-  return fields[name]
-
-
 def evaluate_head(
-  model: Recommender,
+  models: Sequence[Recommender],
   prepared: Prepared,
   data: DataConfig,
   name: str,
@@ -146,7 +49,8 @@ def evaluate_head(
   baseline, paired.
 
   Args:
-    model: the mesh it lives on must be in scope.
+    models: the same with several seeds, averaged (of "rmse", the squares); the
+      mesh they live on must be in scope.
     prepared: the data.
     data: window and rows of the batches.
     name: of the head.
@@ -156,7 +60,7 @@ def evaluate_head(
   Raises:
     ConfigError: the model has no head of that name.
   """
-  field = head_of(model, name)
+  field = head_of(models[0], name)
   if field.kind is Kind.NUMERIC:
     ask, square = _of_numbers(field, prepared), True
   else:
@@ -168,7 +72,7 @@ def evaluate_head(
   for batch in batch_iterator(batches):
     asked = np.flatnonzero(np.asarray(batch.weight_bt).reshape(-1) > 0)
     on_mesh = shard_batch(batch, jax.sharding.get_mesh())
-    said = np.asarray(_say(model, on_mesh, name=name))[asked]
+    said = [np.asarray(_say(m, on_mesh, name=name))[asked] for m in models]
     user = np.asarray(batch.user_bt).reshape(-1)[asked]
     token = np.asarray(batch.index_bt).reshape(-1)[asked]
     answers.append((user, *ask(said, user, token)))
@@ -203,9 +107,10 @@ def _say(model: Recommender, batch: Batch, *, name: str) -> jax.Array:
   return model.fields(model.encode(batch))[name]
 
 
-# (what was said, user, token) of some queries → which are known, their values.
+# (what each seed said, user, token) of some queries → which are known, their
+# values.
 _Ask = Callable[
-  [np.ndarray, np.ndarray, np.ndarray],
+  [Sequence[np.ndarray], np.ndarray, np.ndarray],
   tuple[np.ndarray, dict[str, Values]],
 ]
 
@@ -219,10 +124,11 @@ def _of_numbers(field: Field, prepared: Prepared) -> _Ask:
     count += int((~np.isnan(number_n)).sum())
   mean = total / max(count, 1)
 
-  def ask(said_n: np.ndarray, user: np.ndarray, token: np.ndarray):
+  def ask(said: Sequence[np.ndarray], user: np.ndarray, token: np.ndarray):
     number_n = field.numbers(log, catalog, user, token).astype(np.float64)
+    squares = [(number_n - said_n) ** 2 for said_n in said]
     return ~np.isnan(number_n), {
-      "model": {"rmse": (number_n - said_n) ** 2},
+      "model": {"rmse": np.mean(squares, axis=0)},
       "marginal": {"rmse": (number_n - mean) ** 2},
     }
 
@@ -239,36 +145,37 @@ def _of_classes(field: Field, prepared: Prepared) -> _Ask:
   marginal_i = count_i / count_i.sum()
   whole = timeline(prepared)
 
-  def ask(said_ni: np.ndarray, user: np.ndarray, token: np.ndarray):
+  def ask(said: Sequence[np.ndarray], user: np.ndarray, token: np.ndarray):
     class_nw, part_nw = field.classes(log, catalog, user, token)
-    own_ni = np.empty(said_ni.shape)
+    own_ni = np.empty((len(user), size))
     for some in _chunks(token):
       own_ni[some] = _shares(
         field, prepared, whole, user[some], token[some], marginal_i
       )
     log_p = {
-      "model": said_ni.astype(np.float64),
-      "marginal": np.broadcast_to(np.log(marginal_i), said_ni.shape),
-      "history": np.log(own_ni),
+      "model": [said_ni.astype(np.float64) for said_ni in said],
+      "marginal": [np.broadcast_to(np.log(marginal_i), own_ni.shape)],
+      "history": [np.log(own_ni)],
     }
     return part_nw.sum(axis=1) > 0, {
-      method: _class_values(log_p_ni, class_nw, part_nw)
-      for method, log_p_ni in log_p.items()
+      method: _class_values(of_seed, class_nw, part_nw)
+      for method, of_seed in log_p.items()
     }
 
   return ask
 
 
 def _class_values(
-  log_p_ni: np.ndarray, class_nw: np.ndarray, part_nw: np.ndarray
+  log_p: Sequence[np.ndarray], class_nw: np.ndarray, part_nw: np.ndarray
 ) -> Values:
-  log_p_nw = np.take_along_axis(log_p_ni, class_nw, axis=1)
-  best_n1 = log_p_ni.argmax(axis=1)[:, None]
-  hit_nw = (class_nw == best_n1) & (part_nw > 0)
-  return {
-    "nll": -(part_nw * log_p_nw).sum(axis=1),
-    "accuracy": hit_nw.any(axis=1).astype(np.float64),
-  }
+  """Means over seeds, of what each says of the classes, [n, i]."""
+  nll, hit = [], []
+  for log_p_ni in log_p:
+    log_p_nw = np.take_along_axis(log_p_ni, class_nw, axis=1)
+    best_n1 = log_p_ni.argmax(axis=1)[:, None]
+    nll.append(-(part_nw * log_p_nw).sum(axis=1))
+    hit.append(((class_nw == best_n1) & (part_nw > 0)).any(axis=1))
+  return {"nll": np.mean(nll, axis=0), "accuracy": np.mean(hit, axis=0)}
 
 
 def _shares(

@@ -1,6 +1,6 @@
 """Metrics of ranked queries, with intervals over users."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -54,20 +54,42 @@ def query_values(ranked: Ranked, metric: str) -> np.ndarray:
   raise ConfigError(f"no metric {metric!r}" + suggest(metric, list(MEANS)))
 
 
+def seeds_of(answers: Ranked | Sequence[Ranked]) -> list[Ranked]:
+  """One method's answers, a seed each."""
+  return [answers] if isinstance(answers, Ranked) else list(answers)
+
+
+def seed_mean(runs: Sequence[Ranked], metric: str) -> np.ndarray:
+  """`query_values`, mean over seeds: these go first, then users are drawn."""
+  return np.mean([query_values(run, metric) for run in runs], axis=0)
+
+
 def coverage(ranked: Ranked) -> float:
   """Share of the catalog that is in someone's top 10."""
   shown = np.unique(ranked.top10_nk)
   return float((shown > 0).sum() / ranked.catalog_items)
 
 
-def coverage_interval(ranked: Ranked) -> list[float]:
-  """95 % interval of `coverage` over users, by the delete-one jackknife.
+def coverage_interval(answers: Ranked | Sequence[Ranked]) -> list[float]:
+  """95 % interval of `coverage`, mean over seeds, by the delete-one jackknife.
 
   A bootstrap resample has fewer distinct users and so always covers less than
   the sample it comes from: its percentiles may even miss the value. Leaving one
   user out loses exactly the items that nobody else is shown, so the jackknife's
   variance is a closed form; by Efron and Stein (1981) it errs on the wide side.
   """
+  runs = seeds_of(answers)
+  lost = np.mean([_lost_without(run) for run in runs], axis=0)
+  error = np.sqrt((len(lost) - 1) * lost.var()) if len(lost) else 0.0
+  value = np.mean([coverage(run) for run in runs])
+  return [
+    float(max(value - _NORMAL_95 * error, 0)),
+    float(min(value + _NORMAL_95 * error, 1)),
+  ]
+
+
+def _lost_without(ranked: Ranked) -> np.ndarray:
+  """How much less is covered without each user, float64 [u]."""
   _, dense = np.unique(ranked.user, return_inverse=True)
   users = dense.max(initial=-1) + 1
   owner, item = np.nonzero(ranked.top10_nk)
@@ -75,13 +97,7 @@ def coverage_interval(ranked: Ranked) -> list[float]:
   shown = dense[owner].astype(np.int64) * rows + ranked.top10_nk[owner, item]
   user, item = np.divmod(np.unique(shown), rows)
   alone = np.bincount(item, minlength=rows)[item] == 1
-  lost = np.bincount(user[alone], minlength=users) / ranked.catalog_items
-  error = np.sqrt((users - 1) * lost.var()) if users else 0.0
-  value = coverage(ranked)
-  return [
-    float(max(value - _NORMAL_95 * error, 0)),
-    float(min(value + _NORMAL_95 * error, 1)),
-  ]
+  return np.bincount(user[alone], minlength=users) / ranked.catalog_items
 
 
 def by_user(user: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -131,32 +147,39 @@ def intervals(
   }
 
 
-def means(ranked: Ranked) -> dict[str, float]:
-  """Every metric without its interval; nothing if there is no query."""
-  queries = len(ranked.rank)
+def means(answers: Ranked | Sequence[Ranked]) -> dict[str, float]:
+  """Every metric, mean over seeds; nothing if there is no query."""
+  runs = seeds_of(answers)
+  queries = len(runs[0].rank)
   if not queries:
     return {}
   result = {
-    metric: float(query_values(ranked, metric).sum() / queries)
-    for metric in MEANS
+    metric: float(seed_mean(runs, metric).sum() / queries) for metric in MEANS
   }
-  return {**result, COVERAGE: coverage(ranked)}
+  return {**result, COVERAGE: float(np.mean([coverage(run) for run in runs]))}
 
 
 def summary(
-  ranked: Ranked, *, draws: int = DRAWS, seed: int = 0
+  answers: Ranked | Sequence[Ranked], *, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, float | int | list[float]]:
-  """Metrics, each with its 95 % interval over users as `<metric>_ci`."""
-  result: dict[str, float | int | list[float]] = {**means(ranked)}
+  """Metrics, each with its 95 % interval over users as `<metric>_ci`.
+
+  Args:
+    answers: of one method; several seeds of it are averaged.
+    draws: resamples of the users.
+    seed: of the resampling.
+  """
+  runs = seeds_of(answers)
+  user = runs[0].user
+  result: dict[str, float | int | list[float]] = {**means(runs)}
   if result:
-    weight = by_user(ranked.user, np.ones(len(ranked.user)))
+    weight = by_user(user, np.ones(len(user)))
     totals = {
-      metric: by_user(ranked.user, query_values(ranked, metric))
-      for metric in MEANS
+      metric: by_user(user, seed_mean(runs, metric)) for metric in MEANS
     }
     ends = intervals(totals, weight, draws=draws, seed=seed)
-    ends[COVERAGE] = coverage_interval(ranked)
+    ends[COVERAGE] = coverage_interval(runs)
     result |= {f"{metric}_ci": end for metric, end in ends.items()}
-  result["queries"] = len(ranked.rank)
-  result["users"] = len(np.unique(ranked.user))
+  result["queries"] = len(user)
+  result["users"] = len(np.unique(user))
   return result

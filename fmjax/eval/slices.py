@@ -1,8 +1,10 @@
 """Metrics of parts of the queries: for whom, and for which items?"""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from fmjax.eval.metrics import DRAWS, summary
+from fmjax.eval.metrics import DRAWS, seeds_of, summary
 from fmjax.eval.ranked import Ranked
 
 # First value of each slice; the last one is open.
@@ -26,18 +28,21 @@ def slice_names() -> list[str]:
 
 
 def slices(
-  ranked: Ranked, *, draws: int = DRAWS, seed: int = 0
+  answers: Ranked | Sequence[Ranked], *, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, dict[str, dict[str, float | int | list[float]]]]:
   """Summaries by slice, e.g. `slices(ranked)["item"]["1-4"]["ndcg@10"]`.
 
   The slices of one kind part the queries: each query is in exactly one. An
-  empty slice has `queries` 0 and no metric.
+  empty slice has `queries` 0 and no metric. Several seeds are averaged.
   """
+  runs = seeds_of(answers)
   result = {}
   for kind, column in BY.items():
-    slot = np.searchsorted(_EDGES, getattr(ranked, column), side="right") - 1
+    slot = np.searchsorted(_EDGES, getattr(runs[0], column), side="right") - 1
     result[kind] = {
-      name: summary(ranked.where(slot == number), draws=draws, seed=seed)
+      name: summary(
+        [run.where(slot == number) for run in runs], draws=draws, seed=seed
+      )
       for number, name in enumerate(slice_names())
     }
   return result

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from fmjax.eval.compare import check_same_queries, compare
-from fmjax.eval.metrics import by_user, coverage, intervals, query_values
+from fmjax.eval.metrics import (
+  by_user,
+  coverage,
+  intervals,
+  query_values,
+  seed_mean,
+)
 from fmjax.eval.ranked import Ranked
 
 METRICS = ("nll", "hr@10", "ndcg@10")
@@ -88,17 +94,13 @@ def seed_means(
   user = runs[0].user
   weight = by_user(user, np.ones(len(user)))
   totals = {
-    metric: by_user(user, _seed_mean(runs, metric)) for metric in metrics
+    metric: by_user(user, seed_mean(runs, metric)) for metric in metrics
   }
   ends = intervals(totals, weight)
   return {
     **{name: float(t.sum() / weight.sum()) for name, t in totals.items()},
     **{f"{name}_ci": end for name, end in ends.items()},
   }
-
-
-def _seed_mean(runs: Sequence[Ranked], metric: str) -> np.ndarray:
-  return np.mean([query_values(run, metric) for run in runs], axis=0)
 
 
 def _difference(
@@ -120,7 +122,7 @@ def to_baselines(
     check_same_queries(mine[0], other)
   user = mine[0].user
   weight = by_user(user, np.ones(len(user)))
-  value_n = _seed_mean(mine, COMPARED)
+  value_n = seed_mean(mine, COMPARED)
   differences = {
     name: by_user(user, value_n - query_values(ranked, COMPARED))
     for name, ranked in baselines.items()
@@ -146,7 +148,7 @@ def gap_closed(
   for other in (*mine, oracle):
     check_same_queries(static, other)
   of_static = query_values(static, "nll")
-  closed = by_user(static.user, of_static - _seed_mean(mine, "nll"))
+  closed = by_user(static.user, of_static - seed_mean(mine, "nll"))
   gap = by_user(static.user, of_static - query_values(oracle, "nll"))
   if gap.sum() <= 0:
     return {}

@@ -29,8 +29,14 @@ from fmjax.config import (
 from fmjax.data.decoded import histories
 from fmjax.data.prepare import ensure_prepared
 from fmjax.data.windows import evaluation_batches
-from fmjax.eval.heads import head_of
-from fmjax.train.loop import SELECTION_METRIC, load_selected, train
+from fmjax.eval.fields import head_of
+from fmjax.eval.heads import evaluate_head
+from fmjax.train.loop import (
+  SELECTION_METRIC,
+  load_selected,
+  make_model,
+  train,
+)
 
 EXPERIMENT = Experiment(
   data=DataConfig(
@@ -224,6 +230,29 @@ def test_a_number_is_measured_beside_its_mean(ask, trained):
   assert found["queries"] == len(errors)
   assert found["compare"]["marginal"]["rmse"]["difference"] == pytest.approx(
     model - marginal, abs=1e-6
+  )
+
+
+@pytest.mark.parametrize(
+  "name,metric", [("action", "nll"), ("genre", "accuracy")]
+)
+def test_seeds_of_a_head_are_averaged(trained, name, metric):
+  def ask(*models):
+    with mesh.use(mesh.make_mesh()):
+      return evaluate_head(
+        models, trained.prepared, EXPERIMENT.data, name, split="test"
+      )
+
+  with mesh.use(mesh.make_mesh()):
+    untrained = make_model(EXPERIMENT, trained.prepared)
+  seeds = [trained.model, untrained]
+  one, other = (ask(model)["model"][metric] for model in seeds)
+  both = ask(*seeds)
+  assert one != other
+  assert both["model"][metric] == pytest.approx((one + other) / 2)
+  marginal = both["baselines"]["marginal"][metric]
+  assert both["compare"]["marginal"][metric]["difference"] == pytest.approx(
+    (one + other) / 2 - marginal
   )
 
 
