@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from analysis import costs, forests, plots, tables
+from analysis import asked, costs, forests, plots, tables
 from analysis.forests import NAMES, Arms, Result
 from analysis.performance import Shown
 
@@ -133,13 +133,12 @@ def differences(study: str) -> Shown:
   for data, found in arms.items():
     for arm in forests.arm_order(arms):
       if arm in found:
-        parts = found[arm]["slices"]
         rows.append(
           (
             NAMES[data],
             arm,
             *(
-              _difference(parts[part], metric)
+              _difference(found[arm], part, metric)
               for metric in ("nll", "ndcg@10")
               for part in ("all", "cold")
             ),
@@ -159,14 +158,14 @@ def coverage(study: str) -> Shown:
   for data, found in arms.items():
     for arm in (base(study), *forests.arm_order(arms)):
       if arm in found:
-        part, test = found[arm]["slices"]["all"], found[arm]["test"]
+        part, mean = found[arm]["slices"]["all"], found[arm]["test_mean"]
         rows.append(
           (
             NAMES[data],
             arm,
             tables.value(part, "ndcg@10"),
-            tables.value(test, "coverage@10", digits=3),
-            tables.value(test, "popularity_lift@10", digits=2),
+            f"{mean['coverage@10']:.3f}",
+            f"{mean['popularity_lift@10']:.2f}",
           )
         )
   head = ("data", "arm", "NDCG@10", "coverage@10", "popularity lift@10")
@@ -223,7 +222,7 @@ def arms_table() -> str:
     arms = read(study)
     for arm in forests.arm_order(arms):
       cells = [
-        _difference(found[arm]["slices"]["all"], metric) if arm in found else ""
+        _difference(found[arm], "all", metric) if arm in found else ""
         for found in (arms.get("synthetic", {}), _real(arms))
         for metric in ("nll", "ndcg@10")
       ]
@@ -299,6 +298,7 @@ def readme() -> str:
   for study in _OTHERS:
     if not read(study):
       lines += [f"`ablate_{study}` is {_sentence(*commands(study))}.", ""]
+  lines += [asked.readme(), ""]
   lines += ["NDCG@10 on items that training never saw:", "", unseen_table(), ""]
   lines.append(
     "Brackets: 95 % over users, paired where two methods are compared, seeds"
@@ -407,10 +407,11 @@ def _sentence(sweep: str, report: str) -> str:
   return f"not measured: run `{sweep}`, then `{report}`"
 
 
-def _difference(part: Result, metric: str) -> str:
-  if "to_reference" not in part:
+def _difference(result: Result, part: str, metric: str) -> str:
+  of_part = result["slices"][part]
+  if "to_reference" not in of_part or not forests.says(result, metric):
     return ""
-  return tables.signed(part["to_reference"][metric], bold=True)
+  return tables.signed(of_part["to_reference"][metric], bold=True)
 
 
 def _gap(part: Result) -> str:

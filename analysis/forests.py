@@ -44,7 +44,7 @@ def forest(arms: Arms) -> Figure:
       shift = _SPREAD * (number - (len(arms) - 1) / 2) / max(len(arms) - 1, 1)
       for row, arm in enumerate(rows):
         of_slice = found.get(arm, {}).get("slices", {}).get(part, {})
-        if "to_reference" in of_slice:
+        if "to_reference" in of_slice and says(found[arm], metric):
           told = of_slice["to_reference"][metric]
           _interval(axis, row + shift, told, COLORS[data])
     axis.xaxis.set_major_locator(MaxNLocator(4))
@@ -91,20 +91,37 @@ def gate(results: Mapping[str, Result]) -> Figure:
 def arm_order(arms: Arms) -> list[str]:
   """All arms but the reference, the least NLL of the first data set first.
 
-  Where all of them end in a number (id_dropout_10), they follow that.
+  The greatest NDCG where an arm has no NLL to compare; where all of them end in
+  a number (id_dropout_10), they follow that.
   """
+  every = [result for found in arms.values() for result in found.values()]
+  by_nll = all(says(result, "nll") for result in every)
 
   def loss(arm: str) -> tuple[int, float]:
     for number, found in enumerate(arms.values()):
       if arm in found and "to_reference" in found[arm]["slices"]["all"]:
-        told = found[arm]["slices"]["all"]["to_reference"]["nll"]
-        return number, told["difference"]
+        told = found[arm]["slices"]["all"]["to_reference"]
+        if by_nll:
+          return number, told["nll"]["difference"]
+        return number, -told["ndcg@10"]["difference"]
     return len(arms), 0.0
 
   names = {arm for found in arms.values() for arm in changed(found)}
   if all(_number(arm).isdecimal() for arm in names):
     return sorted(names, key=lambda arm: int(_number(arm)))
   return sorted(names, key=lambda arm: (*loss(arm), arm))
+
+
+def says(result: Result, metric: str) -> bool:
+  """Whether the metric means of this arm what it means of the others.
+
+  Scores of BCE and gBCE, and those of a softmax with less than the whole logQ,
+  are not logarithms of an item's probability: an NLL of them is of nothing that
+  was trained.
+  """
+  objective = result["config"]["objective"]
+  binary = objective["type"] in ("BinaryCrossEntropy", "GeneralizedBce")
+  return metric != "nll" or not (binary or objective.get("logq", 1) < 1)
 
 
 def _number(arm: str) -> str:

@@ -20,7 +20,7 @@ Every attribute and every field has a tenth of the item's weight in the loss.
 from experiments import ablations
 from fmjax.config import Auxiliary, Experiment, HierarchicalItems
 
-_AUXILIARY = {
+AUXILIARY = {
   "synthetic": ("genre", "language", "action", "duration_ms"),
   "movietweetings": ("genre", "rating"),
 }
@@ -29,11 +29,11 @@ _SINGLE = {"synthetic": "language", "movietweetings": "year"}
 
 
 def experiments() -> dict[str, Experiment]:
-  return ablations.ablate({data: changes(data) for data in _AUXILIARY})
+  return ablations.ablate({data: changes(data) for data in AUXILIARY})
 
 
 def changes(data: str) -> ablations.Changes:
-  single, targets = _SINGLE[data], _AUXILIARY[data]
+  single, targets = _SINGLE[data], AUXILIARY[data]
   hierarchies = {
     "by_genre": HierarchicalItems(attribute="genre", weight=_WEIGHT),
     f"by_{single}": HierarchicalItems(attribute=single, weight=_WEIGHT),

@@ -15,9 +15,11 @@ choice as much as theirs. The reference reads the surface as the log has it.
 from experiments import ablations
 from fmjax.config import Experiment, SometimesNeutral
 
+DATA = ("synthetic", "kuairand")
+
 
 def experiments() -> dict[str, Experiment]:
-  return ablations.ablate(dict.fromkeys(("synthetic", "kuairand"), changes()))
+  return ablations.ablate(dict.fromkeys(DATA, changes()))
 
 
 def changes() -> ablations.Changes:

@@ -20,6 +20,8 @@ import numpy as np
 from fmjax.config import ConfigError, Experiment, from_dict, override, suggest
 from fmjax.data.prepare import ensure_prepared
 from fmjax.data.schema import DataError
+from fmjax.eval.metrics import COVERAGE
+from fmjax.eval.popularity import LIFT
 from fmjax.eval.ranked import Ranked
 from fmjax.scaling import launch, measure, records
 from fmjax.scaling.paired import COLD, SLICES, Known, describe
@@ -155,6 +157,7 @@ def compare_arms(
       "train_s": arm.rung.mean("train_s"),
       "cold_below": COLD,
       "validation_mean": {SELECTED_ON: arm.rung.validation},
+      "test_mean": {name: _test_mean(arm, name) for name in (COVERAGE, LIFT)},
     }
     mine, theirs, of_slice = arm.ranked, base.ranked, known
     if arm.granularity != base.granularity:
@@ -175,6 +178,12 @@ def compare_arms(
     if gate := _gate(arm):
       content[arm.name]["gate"] = gate
   return content
+
+
+def _test_mean(arm: Arm, metric: str) -> float | None:
+  """A metric of the whole test over seeds; None where a run has none."""
+  values = [result["test"].get(metric) for result in arm.rung.results]
+  return None if None in values else float(np.mean(values))
 
 
 def find_reference(found: Sequence[Arm], reference: str) -> Arm:

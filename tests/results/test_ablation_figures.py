@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from analysis import ablations, forests, plots, readme
+from analysis import ablations, asked, forests, plots, readme
 from fmjax.__main__ import parse
 from fmjax.cli.experiment_file import load
 
@@ -58,6 +58,8 @@ def result(data: str, arm: str, difference: float | None, *, gated=False):
     "reference": "reference" if arm == "reference" else "age_gate",
     "seeds": [0, 1],
     "cold_below": 20,
+    "config": {"objective": {"type": "FullSoftmax"}},
+    "test_mean": {"coverage@10": 0.25, "popularity_lift@10": -0.5},
     "compare": part["compare"],
     "slices": {
       "all": part,
@@ -78,7 +80,8 @@ def result(data: str, arm: str, difference: float | None, *, gated=False):
 @pytest.fixture
 def results(tmp_path, monkeypatch):
   """A folder of results, empty."""
-  monkeypatch.setattr(ablations, "RESULTS", tmp_path)
+  for module in (ablations, asked):
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
   return tmp_path
 
 
@@ -151,6 +154,35 @@ def test_arms_follow_their_numbers_else_their_loss():
   ]
 
 
+def test_an_nll_of_scores_that_are_no_logarithms_is_not_shown(results):
+  objectives = {
+    "bce": {"type": "BinaryCrossEntropy", "negatives": 8},
+    "sampled": {"type": "SampledSoftmax", "logq": 1.0},
+    "less_logq": {"type": "SampledSoftmax", "logq": 0.5},
+  }
+  differences = {"bce": 0.15, "sampled": 0.3, "less_logq": 0.2}
+  commit(results, "ablate_loss", result("synthetic", "reference", None))
+  for arm, objective in objectives.items():
+    content = {
+      **result("synthetic", arm, differences[arm]),
+      "reference": "reference",
+      "config": {"objective": objective},
+    }
+    commit(results, "ablate_loss", content)
+  arms = ablations.read("loss")
+  assert forests.arm_order(arms) == ["sampled", "less_logq", "bce"]
+  shown = ablations.differences("loss").markdown
+  assert "| sampled | **+0.3000 [+0.2000, +0.4000]** |" in shown
+  for arm in ("bce", "less_logq"):
+    assert f"| {arm} |  |  | **+0." in shown
+  of_nll, _, of_ndcg, _ = forests.forest(arms).axes
+  blue = forests.COLORS["synthetic"]
+  assert len(marks(of_nll, blue)) == 1
+  assert len(marks(of_ndcg, blue)) == 3
+  covered = ablations.coverage("loss").markdown
+  assert "| bce | 0.4000 [0.3000, 0.5000] | 0.250 | -0.50 |" in covered
+
+
 def test_figures_are_the_same_twice_and_every_axis_says_what_it_shows(measured):
   arms = ablations.read("age_gate")
   gated = {"synthetic": result("synthetic", "reference", None, gated=True)}
@@ -219,7 +251,8 @@ def test_figures_of_what_is_measured_are_saved(measured, tmp_path):
 
 def test_nothing_measured_is_sentences_that_say_what_to_run(results):
   assert "![" not in ablations.readme()
-  assert ablations.readme().count("not measured") == 5 + len(ablations.STUDIES)
+  questions = [*ablations.STUDIES, *asked.HEADS, *asked.NEUTRAL]
+  assert ablations.readme().count("not measured") == 5 + len(questions)
   for shown in (
     ablations.gate(),
     ablations.mixers(),
@@ -241,8 +274,8 @@ def test_what_a_sentence_says_to_run_can_be_run(commands, monkeypatch):
   monkeypatch.chdir(readme.HERE.parent)
   for command in commands:
     _, verb, *words = command.split()
-    asked = parse(verb, words)
-    file = asked.file if verb == "sweep" else str(asked.places[0])
+    said = parse(verb, words)
+    file = said.file if verb == "sweep" else str(said.places[0])
     arms = load(file).experiments
     if verb == "report":
-      assert any(f"-{asked.reference}-s0" in name for name in arms)
+      assert any(f"-{said.reference}-s0" in name for name in arms)
