@@ -7,10 +7,11 @@ r"""What does it cost to train against a few negatives, and what corrects it?
 
 The reference has the softmax over the whole catalog; the arms see 256 negatives
 a step, or 32 a token. logQ takes from a negative's logit what its proposal
-prefers it by; less of it pushes popular items down.
+prefers it by; less of it pushes popular items down, and lets all negatives
+together weigh less against the target.
 
-  uniform, popular, in_batch, mixed
-                   sampled softmax by proposal, logQ in full
+  uniform, mixed   sampled softmax by proposal, logQ in full
+  in_batch         likewise; what training does not meet is never a negative
   mixed_logq_50, mixed_logq_0
                    half of logQ, none
   bce, gbce        each token against negatives of its own
@@ -24,7 +25,6 @@ from fmjax.config import (
   InBatchProposal,
   MixedProposal,
   Objective,
-  PopularityProposal,
   Proposal,
   SampledSoftmax,
   UniformProposal,
@@ -43,7 +43,6 @@ def experiments() -> dict[str, Experiment]:
 def changes() -> ablations.Changes:
   proposals: dict[str, Proposal] = {
     "uniform": UniformProposal(),
-    "popular": PopularityProposal(),
     "in_batch": InBatchProposal(),
     "mixed": MixedProposal(),
   }

@@ -41,7 +41,7 @@ MASKED = {
   "changes",
   [
     MASKED,
-    {ATTENTION: LowRankAttention(block=32, rank=32)},
+    {ATTENTION: LowRankAttention(block=16, rank=16)},
     {ATTENTION: WindowAttention(span=64), BLOCK: HstuBlock()},
     {"model.horizons": MultiToken(horizons=64)},
     {"model.positions": RotaryPositions()},
@@ -58,6 +58,10 @@ def test_what_can_run_is_not_refused(changes):
     (
       {ATTENTION: LowRankAttention(block=24)},
       "model.attention.block=24 does not divide data.window=64",
+    ),
+    (
+      {ATTENTION: LowRankAttention(block=32)},
+      "no slot is ever read; use FullAttention(), or a smaller block",
     ),
     (
       {ATTENTION: LowRankAttention(block=8, rank=9)},

@@ -92,6 +92,12 @@ def validate(config: Experiment) -> None:
         f"model.attention.block={block} does not divide data.window={window};"
         " use a block that does"
       )
+    case LowRankAttention(block=block) if 2 * block >= window:
+      raise ConfigError(
+        f"model.attention.block={block} is half of data.window={window} or more:"
+        " a query sees two blocks exactly, so no slot is ever read; use"
+        " FullAttention(), or a smaller block"
+      )
   match config.model.horizons:
     case MultiToken(horizons=horizons) if horizons > window:
       raise ConfigError(
