@@ -6,9 +6,9 @@ r"""Where do the models of the literature stand when all have the same parts?
 
 MovieLens-1M, leave-last-out, the file that SASRec was evaluated on, seen items
 filtered. Each is a frozen configuration and answers to a published number
-(`PUBLISHED`). Widths, depths, heads and dropout are the published ones. Ours are
-the batches (packed rows: a step has the tokens of about 128 padded ones), the
-rate of 2e-3, which rises at first and then falls, and the decay of AdamW.
+(`PUBLISHED`). Widths, depths, heads and dropout are as published. Ours are the
+batches (packed rows: a step has the tokens of about 128 padded ones), the rate
+of 2e-3, which rises at first and then falls, and the decay of AdamW.
 
   sasrec_bce  one negative a token, any item but the target; published: one that
               the user has not met

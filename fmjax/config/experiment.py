@@ -94,8 +94,8 @@ def validate(config: Experiment) -> None:
       )
     case LowRankAttention(block=block) if 2 * block >= window:
       raise ConfigError(
-        f"model.attention.block={block} is half of data.window={window} or more:"
-        " a query sees two blocks exactly, so no slot is ever read; use"
+        f"model.attention.block={block} is half of data.window={window} or"
+        " more: a query sees two blocks exactly, so no slot is ever read; use"
         " FullAttention(), or a smaller block"
       )
   match config.model.horizons:
