@@ -173,6 +173,30 @@ def coverage(study: str) -> Shown:
   return Shown(about="coverage by arm", markdown=text)
 
 
+def weighted() -> Shown:
+  """What weights bring by their own measure, beside all targets alike."""
+  arms = read("weighting")
+  text = weighted_table(arms) if arms else _sentence(*commands("weighting"))
+  return Shown(about="targets weighted as in training", markdown=text)
+
+
+def weighted_table(arms: Arms) -> str:
+  """NDCG@10 minus the reference's, a row an arm."""
+  rows = [
+    (
+      NAMES[data],
+      arm,
+      _difference(found[arm], "all", "ndcg@10"),
+      tables.signed(found[arm]["weighted_to_reference"]["ndcg@10"], bold=True),
+    )
+    for data, found in arms.items()
+    for arm in forests.arm_order(arms)
+    if arm in found
+  ]
+  head = ("data", "arm", "all targets alike", "weighted as in training")
+  return tables.markdown(head, rows, text=(0, 1))
+
+
 def gate() -> Shown:
   """What the id weighs by age, on every data set with a gated model."""
   found = _gated()

@@ -23,7 +23,6 @@ from fmjax.config import (
 from fmjax.data.schema import Encoded
 from fmjax.data.store import Prepared
 from fmjax.eval.baselines import baselines
-from fmjax.eval.compare import compare
 from fmjax.eval.evaluate import evaluate
 from fmjax.eval.heads import evaluate_head
 from fmjax.eval.popularity import LIFT, measured
@@ -31,7 +30,7 @@ from fmjax.eval.slices import slices
 from fmjax.eval.timeline import SplitName, Targets
 from fmjax.model.request import neutral_fields
 from fmjax.scaling import records
-from fmjax.scaling.paired import METRICS
+from fmjax.scaling.paired import METRICS, difference
 
 _SHOWN = ("nll", "hr@10", "ndcg@10", "mrr", "coverage@10", LIFT)
 
@@ -126,17 +125,11 @@ def evaluate_runs(
   }
   rows = {seeds.name: result[split]}
   if untold:
-    compared = {m: compare(untold, ranked, metric=m) for m in METRICS}
     result["neutral"] = {
       "names": list(neutral),
       split: measured(untold, prepared),
       "to_told": {
-        metric: {
-          "difference": found.difference,
-          "interval": list(found.interval),
-          "separates": found.separates,
-        }
-        for metric, found in compared.items()
+        metric: difference(untold, ranked, metric) for metric in METRICS
       },
     }
     rows[f"without {', '.join(neutral)}"] = result["neutral"][split]

@@ -36,12 +36,11 @@ def training_importance(
   Raises:
     ConfigError: the log cannot tell, or none is important.
   """
-  encoded = _read_feature(prepared, weighting)
   user, token = training_targets(prepared)
-  name = encoded.feature.name
-  values = token_values(histories(prepared), user, token, column=name)
-  importance = _importance(weighting, _raw(values, encoded))
+  importance = importance_of(prepared, weighting, user, token)
   if not importance.any():
+    name = _read_feature(prepared, weighting).feature.name
+    values = token_values(histories(prepared), user, token, column=name)
     missing = np.isnan(values).mean() if len(values) else 0.0
     raise ConfigError(
       f"data.weighting={weighting} makes every training target of"
@@ -49,6 +48,23 @@ def training_importance(
       f" {missing:.0%} of them and 0 in the others; use EqualWeights()"
     )
   return importance
+
+
+def importance_of(
+  prepared: Prepared,
+  weighting: LogDuration | Completion,
+  user: np.ndarray,
+  token: np.ndarray,
+) -> np.ndarray:
+  """Importance of some tokens as targets, float64 [n]; `user` rises.
+
+  Raises:
+    ConfigError: the log cannot tell.
+  """
+  encoded = _read_feature(prepared, weighting)
+  name = encoded.feature.name
+  values = token_values(histories(prepared), user, token, column=name)
+  return _importance(weighting, _raw(values, encoded))
 
 
 def importance_weighing(

@@ -44,6 +44,7 @@ def compare(
   second: Ranked | Sequence[Ranked],
   *,
   metric: str = "ndcg@10",
+  weight_n: np.ndarray | None = None,
   draws: int = DRAWS,
   seed: int = 0,
 ) -> Comparison:
@@ -54,6 +55,7 @@ def compare(
       anything is resampled.
     second: the other's, of exactly the same queries.
     metric: any of `metrics.MEANS`.
+    weight_n: of each query; all alike where it is None.
     draws: resamples of the users.
     seed: of the resampling.
   """
@@ -67,11 +69,13 @@ def compare(
     raise ConfigError(
       f"the runs hold no {reference.split} query: there is nothing to compare"
     )
+  if weight_n is None:
+    weight_n = np.ones(len(reference.user))
   value = {
-    name: by_user(reference.user, seed_mean(runs, metric))
+    name: by_user(reference.user, weight_n * seed_mean(runs, metric))
     for name, runs in (("first", firsts), ("second", seconds))
   }
-  weight = by_user(reference.user, np.ones(len(reference.user)))
+  weight = by_user(reference.user, weight_n)
   mean = {name: float(v.sum() / weight.sum()) for name, v in value.items()}
   difference = value["first"] - value["second"]
   low, high = intervals(

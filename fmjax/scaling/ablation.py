@@ -17,14 +17,29 @@ from typing import Any
 
 import numpy as np
 
-from fmjax.config import ConfigError, Experiment, from_dict, override, suggest
+from fmjax.config import (
+  ConfigError,
+  EqualWeights,
+  Experiment,
+  from_dict,
+  override,
+  suggest,
+)
 from fmjax.data.prepare import ensure_prepared
 from fmjax.data.schema import DataError
+from fmjax.data.weighting import importance_of
 from fmjax.eval.metrics import COVERAGE
 from fmjax.eval.popularity import LIFT
 from fmjax.eval.ranked import Ranked
 from fmjax.scaling import launch, measure, records
-from fmjax.scaling.paired import COLD, SLICES, Known, describe
+from fmjax.scaling.paired import (
+  COLD,
+  METRICS,
+  SLICES,
+  Known,
+  describe,
+  difference,
+)
 from fmjax.scaling.rungs import (
   SELECTED_ON,
   Rung,
@@ -306,6 +321,9 @@ def report(
         measure.baselines_of_result(base.rung.first, root=base.root)
       ),
     )
+    for arm in members:
+      if arm is not base and (weighted := _weighted(arm, base)):
+        content[data][arm.name]["weighted_to_reference"] = weighted
   if result_folder is not None:
     for data, members in found.items():
       for arm in members:
@@ -326,6 +344,24 @@ def result_path(folder: pathlib.Path, arm: Arm) -> pathlib.Path:
   """`<study>/<data>_<arm>.json`; in the folder of its own data `<arm>.json`."""
   own = folder.name == arm.data
   return folder / (f"{arm.name}.json" if own else f"{arm.data}_{arm.name}.json")
+
+
+def _weighted(arm: Arm, base: Arm) -> dict[str, Any] | None:
+  """`to_reference` where a query counts as much as it did in training.
+
+  None of an arm to which every target is as important as any other.
+  """
+  data = from_dict(arm.rung.first["config"]).data
+  if isinstance(data.weighting, EqualWeights):
+    return None
+  mine = arm.ranked
+  weight_n = importance_of(
+    ensure_prepared(data), data.weighting, mine[0].user, mine[0].history_length
+  )
+  return {
+    metric: difference(mine, base.ranked, metric, weight_n=weight_n)
+    for metric in METRICS
+  }
 
 
 def _require_same_rows(arm: Arm, base: Arm) -> None:

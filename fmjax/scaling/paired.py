@@ -75,7 +75,7 @@ def describe(
   if base is not None:
     theirs = [part(ranked, name) for ranked in base]
     content["to_reference"] = {
-      metric: _difference(mine, theirs, metric) for metric in METRICS
+      metric: difference(mine, theirs, metric) for metric in METRICS
     }
   if known.ranked:
     content["baselines"] = known.metrics
@@ -103,10 +103,15 @@ def seed_means(
   }
 
 
-def _difference(
-  mine: Sequence[Ranked], theirs: Sequence[Ranked], metric: str
+def difference(
+  mine: Sequence[Ranked],
+  theirs: Sequence[Ranked],
+  metric: str,
+  *,
+  weight_n: np.ndarray | None = None,
 ) -> dict[str, Any]:
-  found = compare(mine, theirs, metric=metric)
+  """What `compare` finds, as a result says it."""
+  found = compare(mine, theirs, metric=metric, weight_n=weight_n)
   return {
     "difference": found.difference,
     "interval": list(found.interval),

@@ -183,6 +183,20 @@ def test_an_nll_of_scores_that_are_no_logarithms_is_not_shown(results):
   assert "| bce | 0.4000 [0.3000, 0.5000] | 0.250 | -0.50 |" in covered
 
 
+def test_weights_are_told_by_both_measures(results):
+  commit(results, "ablate_weighting", result("kuairand", "reference", None))
+  arm = {
+    **result("kuairand", "completion", 0.2),
+    "reference": "reference",
+    "weighted_to_reference": {"ndcg@10": told(0.05)},
+  }
+  commit(results, "ablate_weighting", arm)
+  assert (
+    "| KuaiRand-Pure | completion | **+0.2000 [+0.1000, +0.3000]**"
+    " | +0.0500 [-0.0500, +0.1500] |"
+  ) in ablations.weighted().markdown
+
+
 def test_figures_are_the_same_twice_and_every_axis_says_what_it_shows(measured):
   arms = ablations.read("age_gate")
   gated = {"synthetic": result("synthetic", "reference", None, gated=True)}

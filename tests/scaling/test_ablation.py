@@ -7,15 +7,20 @@ import numpy as np
 import pytest
 
 from fmjax.config import (
+  Completion,
   ConfigError,
+  DataConfig,
   Experiment,
   RunTokens,
+  Synthetic,
   override,
   to_dict,
 )
+from fmjax.data.prepare import ensure_prepared
 from fmjax.data.schema import DataError
+from fmjax.eval.baselines import baselines as rank_baselines
 from fmjax.eval.compare import compare
-from fmjax.eval.metrics import summary
+from fmjax.eval.metrics import query_values, summary
 from fmjax.eval.ranked import TOP, Ranked
 from fmjax.scaling import ablation, launch, measure, paired, records
 
@@ -367,3 +372,45 @@ def test_a_file_that_nobody_swept_is_refused_by_its_list(study):
     ablation.report(
       [launch.list_path(study, "three")], study / "out", reference="plain"
     )
+
+
+def test_an_arm_with_weights_is_also_told_by_its_own_measure(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.delenv("FMJAX_CACHE", raising=False)
+  source = Synthetic(events=2_000, users=80, items=40)
+  base = Experiment(data=DataConfig(source=source))
+  changes = {"data.weighting": Completion(feature="completion")}
+  prepared = ensure_prepared(base.data)
+  ranked = rank_baselines(prepared, split="test")
+  of_arm = {
+    "plain": (base, ranked["popularity_all"]),
+    "watched": (override(base, changes), ranked["cooccurrence"]),
+  }
+  root = tmp_path / "runs"
+  for arm, (experiment, answered) in of_arm.items():
+    for name, seeded in ablation.arms(
+      "log", {arm: experiment}, seeds=2
+    ).items():
+      write_run(root, name, seeded, answered)
+  arms = ablation.report([root], tmp_path / "out", reference="plain")["arms"]
+  assert "weighted_to_reference" not in arms["log"]["plain"]
+  told = arms["log"]["watched"]["weighted_to_reference"]["ndcg@10"]
+  mine, theirs = ranked["cooccurrence"], ranked["popularity_all"]
+  encoded = next(
+    f for f in prepared.spec.features if f.feature.name == "completion"
+  )
+  weight = [
+    prepared.history(user)["completion"][token] * encoded.std + encoded.mean
+    for user, token in zip(mine.user, mine.history_length, strict=True)
+  ]
+  weight = np.nan_to_num(np.clip(weight, 0, 1))
+  gain = query_values(mine, "ndcg@10") - query_values(theirs, "ndcg@10")
+  assert told["difference"] == pytest.approx(
+    np.average(gain, weights=weight), abs=1e-5
+  )
+  low, high = told["interval"]
+  assert low < told["difference"] < high
+  alike = arms["log"]["watched"]["slices"]["all"]["to_reference"]["ndcg@10"]
+  assert told["difference"] != pytest.approx(alike["difference"], abs=1e-4)
