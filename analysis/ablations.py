@@ -55,6 +55,13 @@ _MIXERS = {
   "id_only": "id only",
   "metadata_only": "metadata only",
 }
+_PARTS = ("all", "cold", "warm")
+# By kind of block, the arms with two and with eight of them.
+_BLOCKS = {
+  "gated residual": ("reference", "gated_8"),
+  "plain residual": ("plain_2", "plain_8"),
+  "SASRec": ("sasrec_2", "sasrec_8"),
+}
 _DPI = 80
 
 
@@ -147,6 +154,83 @@ def differences(study: str) -> Shown:
   head = ("data", "arm", "NLL, all", "NLL, cold", "NDCG@10, all")
   text = tables.markdown((*head, "NDCG@10, cold"), rows, text=(0, 1))
   return Shown(about=STUDIES[study], markdown=text)
+
+
+def verdict(study: str) -> Shown:
+  """Where each arm helps and where it hurts: a sentence an arm."""
+  arms = read(study)
+  if not arms:
+    return _absent(*commands(study))
+  lines = [f"* {line}" for line in verdicts(arms)]
+  return Shown(about=STUDIES[study], markdown="\n".join(lines))
+
+
+def verdicts(arms: Arms) -> list[str]:
+  """By arm, the data sets and slices whose NDCG@10 it raises or lowers.
+
+  Where the paired interval excludes 0; of a data set as a whole its slices are
+  left out if they agree with it.
+  """
+  return [
+    f"`{arm}` {_helps(found)}"
+    for arm in forests.arm_order(arms)
+    if (found := {d: of[arm] for d, of in arms.items() if arm in of})
+  ]
+
+
+def _helps(found: Mapping[str, Result]) -> str:
+  helps, hurts, neither = [], [], []
+  for data, result in found.items():
+    signs = {part: _sign(result["slices"][part]) for part in _PARTS}
+    whole = signs.pop("all")
+    told = [part for part, sign in signs.items() if sign not in (0, whole)]
+    for sign, places in ((1, helps), (-1, hurts)):
+      here = [part for part in told if signs[part] == sign]
+      if whole == sign:
+        places.append(NAMES[data])
+      elif here:
+        places.append(f"{NAMES[data]} ({', '.join(here)} items)")
+    if not whole and not told:
+      neither.append(NAMES[data])
+  said = [
+    f"{verb} on {' and '.join(places)}"
+    for verb, places in (("helps", helps), ("hurts", hurts))
+    if places
+  ]
+  if neither:
+    said.append(f"no difference shown on {' and '.join(neither)}")
+  return "; ".join(said)
+
+
+def _sign(part: Result) -> int:
+  """1 where NDCG@10 is raised, -1 where it is lowered, 0: nothing shown."""
+  paired = part.get("to_reference", {}).get("ndcg@10")
+  if paired is None or not paired["separates"]:
+    return 0
+  return 1 if paired["difference"] > 0 else -1
+
+
+def depth() -> Shown:
+  """What eight blocks do to each kind of block."""
+  arms = read("depth")
+  if not arms:
+    return _absent(*commands("depth"))
+  return Shown(about=STUDIES["depth"], markdown=depth_table(arms))
+
+
+def depth_table(arms: Arms) -> str:
+  """NDCG@10 of two and eight blocks, a row a block and data set."""
+  rows = []
+  for data, found in arms.items():
+    for block, (two, eight) in _BLOCKS.items():
+      if two in found and eight in found:
+        parts = [found[arm]["slices"]["all"] for arm in (two, eight)]
+        kept = parts[1]["ndcg@10"] / parts[0]["ndcg@10"]
+        values = [tables.value(part, "ndcg@10") for part in parts]
+        seeds = str(len(found[eight]["seeds"]))
+        rows.append((NAMES[data], block, *values, f"{kept:.0%}", seeds))
+  head = ("data", "block", "2 blocks", "8 blocks", "kept", "seeds of 8")
+  return tables.markdown(head, rows, text=(0, 1))
 
 
 def coverage(study: str) -> Shown:

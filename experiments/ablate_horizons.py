@@ -5,14 +5,14 @@ r"""Does it help to predict more than the next token?
     --reference reference --out runs/ablations/ablate_horizons \
     --result analysis/results/ablate_horizons
 
-The reference predicts the next token; the arms the next two, four or eight,
-with half the weight on all that come after the next.
+The reference predicts the next token; the arms the next two or four, with
+half the weight on all that come after the next.
 """
 
 from experiments import ablations
 from fmjax.config import Experiment, MultiToken
 
-HORIZONS = (2, 4, 8)
+HORIZONS = (2, 4)
 
 
 def experiments() -> dict[str, Experiment]:

@@ -7,13 +7,12 @@ r"""What does it cost to train against a few negatives, and what corrects it?
 
 The reference has the softmax over the whole catalog; the arms see 256 negatives
 a step, or 32 a token. logQ takes from a negative's logit what its proposal
-prefers it by; less of it pushes popular items down, and lets all negatives
+prefers it by; without it popular items are pushed down, and all negatives
 together weigh less against the target.
 
   uniform, mixed   sampled softmax by proposal, logQ in full
   in_batch         likewise; what training does not meet is never a negative
-  mixed_logq_50, mixed_logq_0
-                   half of logQ, none
+  mixed_logq_0     without logQ
   bce, gbce        each token against negatives of its own
 """
 
@@ -50,10 +49,9 @@ def changes() -> ablations.Changes:
     arm: SampledSoftmax(negatives=_SHARED, proposal=proposal)
     for arm, proposal in proposals.items()
   }
-  for percent in (50, 0):
-    objectives[f"mixed_logq_{percent}"] = SampledSoftmax(
-      negatives=_SHARED, proposal=MixedProposal(), logq=percent / 100
-    )
+  objectives["mixed_logq_0"] = SampledSoftmax(
+    negatives=_SHARED, proposal=MixedProposal(), logq=0.0
+  )
   objectives["bce"] = BinaryCrossEntropy(negatives=_OWN)
   objectives["gbce"] = GeneralizedBce(negatives=_OWN)
   return {arm: {"objective": loss} for arm, loss in objectives.items()}

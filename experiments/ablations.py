@@ -45,9 +45,9 @@ def experiments() -> dict[str, Experiment]:
 
 
 def ablate(
-  changes: Mapping[str, Changes], *, of: str = "reference"
+  changes: Mapping[str, Changes], *, of: str = "reference", seeds: int = SEEDS
 ) -> dict[str, Experiment]:
-  """The references of some data sets and their arms, with all seeds.
+  """The references of some data sets, with all seeds, and their arms.
 
   What the reference is already, or an arm before, is no arm.
 
@@ -55,15 +55,18 @@ def ablate(
     changes: by name of the data set and of the arm, what is overridden.
     of: what the reference is called: "reference", or "age_gate", with an age
       gate whatever mixer is best on the data set.
+    seeds: of each arm.
   """
   experiments = {}
   for data, of_data in changes.items():
-    found = {of: reference(data, of)}
+    base = reference(data, of)
+    found: dict[str, Experiment] = {}
     for arm, change in of_data.items():
-      changed = override(found[of], change)
-      if changed not in found.values():
+      changed = override(base, change)
+      if changed not in (base, *found.values()):
         found[arm] = changed
-    experiments |= arms(data, found, seeds=SEEDS)
+    experiments |= arms(data, {of: base}, seeds=SEEDS)
+    experiments |= arms(data, found, seeds=seeds)
   return experiments
 
 

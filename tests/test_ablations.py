@@ -86,17 +86,18 @@ def test_an_ablation_has_a_synthetic_and_a_real_log_and_three_seeds(stem):
   for data in logs:
     assert (data, base_of(stem)) in found
     assert len([arm for log, arm in found if log == data]) > 1
-  for seeds in found.values():
-    assert [experiment.run.seed for experiment in seeds] == [0, 1, 2]
+  for (data, arm), seeds in found.items():
+    dear = (stem, data) == ("ablate_depth", "synthetic")
+    count = 1 if dear and arm != base_of(stem) else 3
+    assert [experiment.run.seed for experiment in seeds] == list(range(count))
 
 
 @pytest.mark.parametrize("stem", CHANGED)
 def test_an_arm_differs_from_the_reference_in_what_its_file_asks_for(stem):
   found = arms_of(stem)
   for (data, arm), seeds in found.items():
-    for experiment, reference in zip(
-      seeds, found[data, base_of(stem)], strict=True
-    ):
+    references = found[data, base_of(stem)][: len(seeds)]
+    for experiment, reference in zip(seeds, references, strict=True):
       validate(experiment)
       paths = differences(experiment, reference)
       assert bool(paths) == (arm != base_of(stem))

@@ -183,6 +183,34 @@ def test_an_nll_of_scores_that_are_no_logarithms_is_not_shown(results):
   assert "| bce | 0.4000 [0.3000, 0.5000] | 0.250 | -0.50 |" in covered
 
 
+def test_a_verdict_says_where_an_arm_helps_and_where_it_hurts(results):
+  for data in ("synthetic", "kuairand", "movielens_1m"):
+    commit(results, "ablate_heads", result(data, "reference", None))
+  for data, whole, cold in (
+    ("synthetic", 0.3, 0.3),
+    ("movielens_1m", 0.0, -0.3),
+    ("kuairand", 0.0, 0.0),
+  ):
+    arm = {**result(data, "auxiliary", whole), "reference": "reference"}
+    arm["slices"]["cold"] = result(data, "x", cold)["slices"]["all"]
+    commit(results, "ablate_heads", arm)
+  assert ablations.verdict("heads").markdown == (
+    "* `auxiliary` helps on synthetic service; hurts on MovieLens-1M (cold"
+    " items); no difference shown on KuaiRand-Pure"
+  )
+
+
+def test_depth_is_told_by_what_is_kept_of_two_blocks(results):
+  for arm, ndcg in (("reference", 0.4), ("gated_8", 0.3), ("sasrec_8", 0.1)):
+    content = {**result("synthetic", arm, None), "reference": "reference"}
+    content["slices"]["all"] |= {"ndcg@10": ndcg}
+    commit(results, "ablate_depth", content)
+  lines = ablations.depth().markdown.splitlines()
+  assert len(lines) == 3  # of a block without both depths there is no row
+  assert lines[2].startswith("| synthetic service | gated residual | 0.4000 [")
+  assert lines[2].endswith("| 75% | 2 |")
+
+
 def test_weights_are_told_by_both_measures(results):
   commit(results, "ablate_weighting", result("kuairand", "reference", None))
   arm = {
