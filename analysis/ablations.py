@@ -15,6 +15,7 @@ from typing import Any
 from analysis import asked, costs, forests, plots, tables
 from analysis.forests import NAMES, Arms, Result
 from analysis.performance import Shown
+from experiments.ablations import SEEDS
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -58,9 +59,9 @@ _MIXERS = {
 _PARTS = ("all", "cold", "warm")
 # By kind of block, the arms with two and with eight of them.
 _BLOCKS = {
-  "gated residual": ("reference", "gated_8"),
-  "plain residual": ("plain_2", "plain_8"),
-  "SASRec": ("sasrec_2", "sasrec_8"),
+  "gated": ("reference", "gated_8"),
+  "plain": ("plain_2", "plain_8"),
+  "SASRec's": ("sasrec_2", "sasrec_8"),
 }
 _DPI = 80
 
@@ -166,13 +167,13 @@ def verdict(study: str) -> Shown:
 
 
 def verdicts(arms: Arms) -> list[str]:
-  """By arm, the data sets and slices whose NDCG@10 it raises or lowers.
+  """By arm, the data sets and slices on which NDCG@10 rises or falls.
 
-  Where the paired interval excludes 0; of a data set as a whole its slices are
-  left out if they agree with it.
+  Where the paired interval excludes 0; slices are named where they differ from
+  the whole.
   """
   return [
-    f"`{arm}` {_helps(found)}"
+    f"`{arm}`: {_helps(found)}"
     for arm in forests.arm_order(arms)
     if (found := {d: of[arm] for d, of in arms.items() if arm in of})
   ]
@@ -181,25 +182,33 @@ def verdicts(arms: Arms) -> list[str]:
 def _helps(found: Mapping[str, Result]) -> str:
   helps, hurts, neither = [], [], []
   for data, result in found.items():
+    name = NAMES[data] + _fewer_seeds(result)
     signs = {part: _sign(result["slices"][part]) for part in _PARTS}
     whole = signs.pop("all")
     told = [part for part, sign in signs.items() if sign not in (0, whole)]
     for sign, places in ((1, helps), (-1, hurts)):
       here = [part for part in told if signs[part] == sign]
       if whole == sign:
-        places.append(NAMES[data])
+        places.append(f"{name}, overall" if told else name)
       elif here:
-        places.append(f"{NAMES[data]} ({', '.join(here)} items)")
+        places.append(f"{name}, {' and '.join(here)} items")
     if not whole and not told:
-      neither.append(NAMES[data])
+      neither.append(name)
   said = [
-    f"{verb} on {' and '.join(places)}"
+    f"{verb} (NDCG@10) on {' and on '.join(places)}"
     for verb, places in (("helps", helps), ("hurts", hurts))
     if places
   ]
   if neither:
-    said.append(f"no difference shown on {' and '.join(neither)}")
+    said.append(f"no difference in NDCG@10 shown on {' and on '.join(neither)}")
   return "; ".join(said)
+
+
+def _fewer_seeds(result: Result) -> str:
+  """Where an arm has fewer seeds than all studies are meant to have."""
+  seeds = len(result["seeds"])
+  plural = "" if seeds == 1 else "s"
+  return "" if seeds >= SEEDS else f" ({seeds} seed{plural})"
 
 
 def _sign(part: Result) -> int:
@@ -229,7 +238,7 @@ def depth_table(arms: Arms) -> str:
         values = [tables.value(part, "ndcg@10") for part in parts]
         seeds = str(len(found[eight]["seeds"]))
         rows.append((NAMES[data], block, *values, f"{kept:.0%}", seeds))
-  head = ("data", "block", "2 blocks", "8 blocks", "kept", "seeds of 8")
+  head = ("data", "residual", "2 blocks", "8 blocks", "kept", "seeds of 8")
   return tables.markdown(head, rows, text=(0, 1))
 
 
@@ -242,14 +251,14 @@ def coverage(study: str) -> Shown:
   for data, found in arms.items():
     for arm in (base(study), *forests.arm_order(arms)):
       if arm in found:
-        part, mean = found[arm]["slices"]["all"], found[arm]["test_mean"]
+        part, mean = found[arm]["slices"]["all"], found[arm].get("test_mean")
         rows.append(
           (
             NAMES[data],
             arm,
             tables.value(part, "ndcg@10"),
-            f"{mean['coverage@10']:.3f}",
-            f"{mean['popularity_lift@10']:.2f}",
+            _mean(mean, "coverage@10", digits=3),
+            _mean(mean, "popularity_lift@10", digits=2),
           )
         )
   head = ("data", "arm", "NDCG@10", "coverage@10", "popularity lift@10")
@@ -275,7 +284,7 @@ def weighted_table(arms: Arms) -> str:
     )
     for data, found in arms.items()
     for arm in forests.arm_order(arms)
-    if arm in found
+    if "weighted_to_reference" in found.get(arm, {})
   ]
   head = ("data", "arm", "all targets alike", "weighted as in training")
   return tables.markdown(head, rows, text=(0, 1))
@@ -396,13 +405,22 @@ def readme() -> str:
     " MovieLens-1M for attention, positions, horizons, loss and depth, else"
     " MovieTweetings."
     " In the rows of id dropout the reference has an age gate, and a cell"
-    " without a number is that reference itself. In the others MovieTweetings'"
+    " without a number is that reference itself. Scores of BCE, of gBCE and of"
+    " a softmax without the whole of logQ are no logarithms of probabilities:"
+    " their arms have no NLL. In the others MovieTweetings'"
     " reference has no ids: without counts nothing tells which of two films of"
     " like genres and year is watched more:",
     "",
   ]
   if any(map(read, _OTHERS)):
     lines += [arms_table(), ""]
+  if depth_arms := read("depth"):
+    lines += [
+      "What eight blocks keep of the NDCG@10 of two, by residual:",
+      "",
+      depth_table(depth_arms),
+      "",
+    ]
   for study in _OTHERS:
     if not read(study):
       lines += [f"`ablate_{study}` is {_sentence(*commands(study))}.", ""]
@@ -519,7 +537,16 @@ def _difference(result: Result, part: str, metric: str) -> str:
   of_part = result["slices"][part]
   if "to_reference" not in of_part or not forests.says(result, metric):
     return ""
-  return tables.signed(of_part["to_reference"][metric], bold=True)
+  text = tables.signed(of_part["to_reference"][metric], bold=True)
+  return text + _fewer_seeds(result)
+
+
+def _mean(
+  values: Mapping[str, float] | None, metric: str, *, digits: int
+) -> str:
+  """Of all seeds; empty where none tells."""
+  value = (values or {}).get(metric)
+  return "" if value is None else f"{value:.{digits}f}"
 
 
 def _gap(part: Result) -> str:

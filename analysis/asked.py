@@ -42,55 +42,60 @@ def heads_table() -> str:
   rows = []
   for data, head in HEADS:
     place = (NAMES[data], f"`{head}`")
-    if (found := _read("heads", data, head)) is None:
+    if (result := _read("heads", data, head)) is None:
       sentence = f"not measured: run `{_command('heads', data, head)}`"
-      rows.append((*place, sentence, "", "", "", ""))
+      rows.append((*place, "", sentence, "", "", "", ""))
       continue
-    loss = "rmse" if found["kind"] == "numeric" else "nll"
+    found = result["asked"]
+    loss, name = (
+      ("rmse", "RMSE, in standard deviations,")
+      if found["kind"] == "numeric"
+      else ("nll", "NLL")
+    )
     rows.append(
       (
         *place,
-        f"{'RMSE' if loss == 'rmse' else 'NLL'} "
-        + tables.value(found["model"], loss, digits=3),
+        str(len(result["seeds"])),
+        f"{name} {tables.value(found['model'], loss, digits=3)}",
         *(_minus(found, than, loss) for than in ("marginal", "history")),
         tables.value(found["model"], "accuracy", digits=3),
         _minus(found, "marginal", "accuracy"),
       )
     )
-  head = ("data", "head", "loss", "minus the marginal's", "minus own history's")
-  accuracy = ("accuracy", "minus the marginal's")
-  return tables.markdown((*head, *accuracy), rows, text=(0, 1))
+  head = ("data", "head", "seeds", "loss", "minus the marginal's")
+  more = ("minus own history's", "accuracy", "minus the marginal's")
+  return tables.markdown((*head, *more), rows, text=(0, 1))
 
 
 def neutral_table() -> str:
   """Two rows a data set: the surface as logged, and left open."""
   rows = []
   for data, name in NEUTRAL:
-    if (found := _read("neutral", data, name)) is None:
+    if (result := _read("neutral", data, name)) is None:
       sentence = f"not measured: run `{_command('neutral', data, name)}`"
-      rows.append((NAMES[data], "", sentence, "", "", ""))
+      rows.append((NAMES[data], "", "", sentence, "", "", ""))
       continue
-    untold = found["neutral"]
-    for how, of, paired in (
-      ("as logged", found["test"], ""),
-      (
-        "left open",
-        untold["test"],
-        tables.signed(untold["to_told"]["ndcg@10"]),
-      ),
+    told = result["asked"]
+    untold = told["neutral"]
+    paired = tables.signed(untold["to_told"]["ndcg@10"], bold=True)
+    for how, of, minus in (
+      ("as logged", told["test"], ""),
+      ("left open", untold["test"], paired),
     ):
       rows.append(
         (
           NAMES[data],
           how,
+          str(len(result["seeds"])),
           tables.value(of, "ndcg@10"),
-          paired,
+          minus,
           tables.value(of, "coverage@10", digits=3),
           tables.value(of, "popularity_lift@10", digits=2),
         )
       )
-  head = ("data", "surface", "NDCG@10", "minus as logged", "coverage@10")
-  return tables.markdown((*head, "popularity lift@10"), rows, text=(0, 1))
+  head = ("data", "surface", "seeds", "NDCG@10", "minus as logged")
+  more = ("coverage@10", "popularity lift@10")
+  return tables.markdown((*head, *more), rows, text=(0, 1))
 
 
 def readme() -> str:
@@ -98,14 +103,14 @@ def readme() -> str:
   return "\n".join(
     [
       "The auxiliary heads' own quality on test targets (`fmjax evaluate"
-      " --head`), three seeds, beside the distribution of training and the"
-      " user's own history:",
+      " --head`), beside the distribution of training and the user's own"
+      " history:",
       "",
       heads_table(),
       "",
       "Where a fifth of the training did not tell the surface, a model can be"
       " asked what it would rank wherever it is shown (`fmjax evaluate"
-      " --neutral surface`), three seeds:",
+      " --neutral surface`):",
       "",
       neutral_table(),
     ]

@@ -110,15 +110,25 @@ def readme() -> str:
       " with what is published](analysis/figures/baselines.png)",
       "",
       "Each is a frozen configuration of the same parts, with one seed,"
-      f" `sasrec_ce` with three (`{COMMANDS[0]}`); steps chosen on validation,"
-      " minutes of training on one core. `experiments/baselines.py` says who"
-      " published the values and what differs from their settings: all of ours"
-      " train with packed rows, a rate that rises and falls, and AdamW. HSTU"
-      " was published with time and 128 negatives; RecTools' has .1718 with"
-      " positions alone. gSASRec took 86,064 steps of 13,700 tokens, ours at"
-      f" most {gsasrec().run.steps:,}.",
+      f" `sasrec_ce` with {len(results['sasrec_ce']['seeds'])}"
+      f" (`{COMMANDS[0]}`); steps chosen on"
+      " validation, minutes of training on one core. All of ours train with"
+      " packed rows, a rate that rises and falls, and AdamW;"
+      " `experiments/baselines.py` says what else differs from the published"
+      " settings. HSTU was published with time and 128 negatives; RecTools' has"
+      " .1718 with positions alone. gSASRec was published after"
+      f" {PUBLISHED['gsasrec'].steps:,} steps of 13,700 tokens, ours takes"
+      f" {gsasrec().run.steps:,}. Published by: {_sources()}.",
     ]
   )
+
+
+def _sources() -> str:
+  """Who published what."""
+  by: dict[str, list[str]] = {}
+  for name, published in PUBLISHED.items():
+    by.setdefault(published.source, []).append(LABELS[name])
+  return "; ".join(f"{', '.join(of)}: {source}" for source, of in by.items())
 
 
 def main() -> None:

@@ -257,7 +257,7 @@ class Evaluate:
       )
     seeds = evaluating.find(self.places)
     if self.result is not None:
-      evaluating.require_finished(seeds, self.result)
+      evaluating.require_committable(self.result, seeds)
     if self.head:
       found = evaluating.evaluate_head_of_runs(
         seeds,

@@ -18,7 +18,6 @@ from fmjax.config import (
   Experiment,
   Masked,
   SometimesNeutral,
-  override,
 )
 from fmjax.data.schema import Encoded
 from fmjax.data.store import Prepared
@@ -29,7 +28,7 @@ from fmjax.eval.popularity import LIFT, measured
 from fmjax.eval.slices import slices
 from fmjax.eval.timeline import SplitName, Targets
 from fmjax.model.request import neutral_fields
-from fmjax.scaling import records
+from fmjax.scaling import launch, measure, records, rungs
 from fmjax.scaling.paired import METRICS, difference
 
 _SHOWN = ("nll", "hr@10", "ndcg@10", "mrr", "coverage@10", LIFT)
@@ -49,6 +48,23 @@ class Seeds:
     first = self.run_dirs[0].name
     return first if count == 1 else f"{first} and {count - 1} more"
 
+  def facts(self) -> list[dict[str, Any]]:
+    """Their `result.json`s.
+
+    Raises:
+      ConfigError: a run is not finished.
+    """
+    for run_dir in self.run_dirs:
+      if (state := launch.state_of(run_dir)) != "done":
+        raise ConfigError(
+          f"{run_dir} is not finished but {state}, and only finished runs are"
+          " averaged or committed: train it to its end first"
+        )
+    return [
+      records.read_json(run_dir / "result.json") or {}
+      for run_dir in self.run_dirs
+    ]
+
   @property
   def mesh(self) -> Any:
     run = self.experiment.run
@@ -59,19 +75,32 @@ def find(places: Sequence[pathlib.Path]) -> Seeds:
   """The runs of those places.
 
   Raises:
-    ConfigError: they are no seeds of one experiment.
+    ConfigError: several are no finished seeds of one experiment.
   """
   run_dirs = tuple(dict.fromkeys(map(runs.find, places)))
   experiment, prepared = runs.open_run(run_dirs[0])
-  for other in run_dirs[1:]:
-    theirs, _ = runs.open_run(other)
-    if override(theirs, {"run.seed": experiment.run.seed}) != experiment:
+  seeds = Seeds(run_dirs=run_dirs, experiment=experiment, prepared=prepared)
+  if len(run_dirs) > 1:
+    _require_seeds(seeds)
+  return seeds
+
+
+def _require_seeds(seeds: Seeds) -> None:
+  facts = seeds.facts()
+  first = seeds.run_dirs[0]
+  known: dict[int, pathlib.Path] = {}
+  for run_dir, result in zip(seeds.run_dirs, facts, strict=True):
+    if rungs.but_seed(run_dir) != rungs.but_seed(first):
       raise ConfigError(
-        f"{run_dirs[0]} and {other} differ by more than their seed, so their"
-        " answers cannot be averaged: evaluate each alone, or compare them with"
-        " fmjax compare"
+        f"{first} and {run_dir} differ by more than their seed (in their"
+        " configuration, data, or the code that trained them), so their answers"
+        " cannot be averaged: evaluate each alone, or use fmjax compare"
       )
-  return Seeds(run_dirs=run_dirs, experiment=experiment, prepared=prepared)
+    if (twin := known.setdefault(result["seed"], run_dir)) != run_dir:
+      raise ConfigError(
+        f"{twin} and {run_dir} have the same seed"
+        f" {result['seed']}: leave one out"
+      )
 
 
 def evaluate_runs(
@@ -195,36 +224,42 @@ def evaluate_head_of_runs(
   return {**_asked(seeds, steps, split=split, targets=targets), **found}
 
 
-def require_finished(seeds: Seeds, path: pathlib.Path) -> None:
-  """Refuses to write a result of runs that are still under way.
+def require_committable(path: pathlib.Path, seeds: Seeds) -> None:
+  """Refuses, before anything is computed, what could not be written.
 
   Raises:
-    ConfigError: one is.
+    ConfigError: a name that no result has, or a run that is under way.
   """
-  for run_dir in seeds.run_dirs:
-    if not (run_dir / "result.json").is_file():
-      raise ConfigError(
-        f"{run_dir} is not finished, and only finished runs are committed"
-        f" results: train it to its end before --result {path}"
-      )
+  records.require_result_name(path)
+  seeds.facts()
 
 
 def write_result(
   path: pathlib.Path, seeds: Seeds, found: Mapping[str, Any], *, command: str
 ) -> None:
-  """Commits what was found of finished runs, as `records.write_result`."""
-  facts = [
-    records.read_json(run / "result.json") or {} for run in seeds.run_dirs
-  ]
+  """Commits what was found of finished runs, as `records.write_result`.
+
+  The file is the first run's `result.json`, but for the sources and the machine
+  that answered now. "asked" is the answer of all seeds, "baselines" are those
+  that were asked the same.
+  """
+  facts = seeds.facts()
   records.write_result(
     path,
     command=command,
     result=facts[0],
     baselines=found["baselines"],
     extra={
-      **{key: value for key, value in found.items() if key != "runs"},
       "seeds": [result["seed"] for result in facts],
       "run_ids": [result["run_id"] for result in facts],
+      "eval_hash": measure.eval_hash(),
+      "versions": records.versions(),
+      "device": records.device(),
+      "asked": {
+        key: value
+        for key, value in found.items()
+        if key not in ("runs", "baselines")
+      },
     },
   )
 

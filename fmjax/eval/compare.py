@@ -16,12 +16,12 @@ class Comparison:
 
   Attributes:
     metric: its name; smaller is better for nll alone.
-    first: mean of the first method over queries and seeds.
+    first: mean of the first method over queries, by weight, and seeds.
     second: likewise.
     difference: first - second.
     interval: 95 % of the difference, over users.
     users: pairs that were resampled.
-    queries: of each run.
+    queries: of each run, of weight 0 ones, too.
   """
 
   metric: str
@@ -55,7 +55,7 @@ def compare(
       anything is resampled.
     second: the other's, of exactly the same queries.
     metric: any of `metrics.MEANS`.
-    weight_n: of each query; all alike where it is None.
+    weight_n: of each query, which counts for so many; None: for one.
     draws: resamples of the users.
     seed: of the resampling.
   """
@@ -71,11 +71,19 @@ def compare(
     )
   if weight_n is None:
     weight_n = np.ones(len(reference.user))
+  if not weight_n.any():
+    raise ConfigError(
+      f"all {len(weight_n):,} {reference.split} queries have the weight 0:"
+      " there is nothing to compare"
+    )
+  weight = by_user(reference.user, weight_n)
+  # Of weight 0 a resample might hold nobody else.
+  counted = weight > 0
   value = {
-    name: by_user(reference.user, weight_n * seed_mean(runs, metric))
+    name: by_user(reference.user, weight_n * seed_mean(runs, metric))[counted]
     for name, runs in (("first", firsts), ("second", seconds))
   }
-  weight = by_user(reference.user, weight_n)
+  weight = weight[counted]
   mean = {name: float(v.sum() / weight.sum()) for name, v in value.items()}
   difference = value["first"] - value["second"]
   low, high = intervals(

@@ -132,7 +132,7 @@ def intervals(
 
   Args:
     totals: by name, the sum over each user's queries.
-    weight: number of each user's queries.
+    weight: number of each user's queries, or the sum of their weights.
     draws: resamples of the users.
     seed: of the resampling.
   """

@@ -347,16 +347,24 @@ def result_path(folder: pathlib.Path, arm: Arm) -> pathlib.Path:
 
 
 def _weighted(arm: Arm, base: Arm) -> dict[str, Any] | None:
-  """`to_reference` where a query counts as much as it did in training.
+  """`to_reference` where a query counts as much as it would in training.
 
-  None of an arm to which every target is as important as any other.
+  None of an arm to which every target is as important as any other, and of one
+  that is asked other queries than the reference.
   """
   data = from_dict(arm.rung.first["config"]).data
-  if isinstance(data.weighting, EqualWeights):
+  same = arm.granularity == base.granularity
+  if isinstance(data.weighting, EqualWeights) or not same:
     return None
   mine = arm.ranked
+  prepared = ensure_prepared(data)
+  if prepared.checksum != mine[0].data_checksum:
+    raise DataError(
+      f"the data of {arm.data}-{arm.name} have changed since it was trained"
+      f" ({mine[0].data_checksum}, now {prepared.checksum}): sweep again"
+    )
   weight_n = importance_of(
-    ensure_prepared(data), data.weighting, mine[0].user, mine[0].history_length
+    prepared, data.weighting, mine[0].user, mine[0].history_length
   )
   return {
     metric: difference(mine, base.ranked, metric, weight_n=weight_n)

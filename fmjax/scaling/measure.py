@@ -72,7 +72,7 @@ def measure(
     "config": to_dict(experiment),
     "seed": run.seed,
     "code_hash": records.code_hash(),
-    "eval_hash": records.code_hash(_RESULTS),
+    "eval_hash": eval_hash(),
     "data_checksum": prepared.checksum,
     "versions": records.versions(),
     "device": records.device(),
@@ -102,12 +102,16 @@ def measure(
   }
 
 
+def eval_hash() -> str:
+  """Of the sources that a run's result depends on, beside its model."""
+  return records.code_hash(_RESULTS)
+
+
 def is_current(run_dir: pathlib.Path) -> bool:
   """The run was evaluated by the sources that are here now."""
   result = records.read_json(run_dir / "result.json") or {}
-  current = records.code_hash(_RESULTS)
   present = (run_dir / "test.parquet").is_file()
-  return present and result.get("eval_hash") == current
+  return present and result.get("eval_hash") == eval_hash()
 
 
 def baseline_dir(data_checksum: str, *, root: pathlib.Path) -> pathlib.Path:

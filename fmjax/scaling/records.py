@@ -335,6 +335,15 @@ RESULT_KEYS = (
 )
 
 
+def require_result_name(path: pathlib.Path) -> None:
+  """Raises: ConfigError if no committed result is called so."""
+  if not _RESULT_NAME.fullmatch(path.stem) or path.suffix != ".json":
+    raise config_lib.ConfigError(
+      f"a committed result is called <study>/<name>.json in lower case, digits"
+      f" and _, not {path.name}"
+    )
+
+
 def write_result(
   path: pathlib.Path,
   *,
@@ -352,11 +361,7 @@ def write_result(
     baselines: their metrics on the same queries.
     extra: further content, such as a report's.
   """
-  if not _RESULT_NAME.fullmatch(path.stem) or path.suffix != ".json":
-    raise config_lib.ConfigError(
-      f"a committed result is called <study>/<name>.json in lower case, digits"
-      f" and _, not {path.name}"
-    )
+  require_result_name(path)
   content = {**result, "command": command, "baselines": baselines}
   if missing := [key for key in RESULT_KEYS if key not in content]:
     raise DataError(

@@ -54,6 +54,29 @@ def test_seeds_are_averaged_before_users_are_resampled():
   assert width < single.interval[1] - single.interval[0]
 
 
+def test_a_query_of_weight_two_counts_as_two_and_one_of_none_as_none():
+  weight_n = _RANDOM.integers(0, 3, len(_RANK))
+  one, other = make_ranked(_RANK), make_ranked(_RANDOM.permutation(_RANK))
+  result = compare(one, other, weight_n=weight_n.astype(float))
+  gain = query_values(one, "ndcg@10") - query_values(other, "ndcg@10")
+  assert result.difference == pytest.approx(np.average(gain, weights=weight_n))
+  assert result.users == (weight_n > 0).sum()
+  kept = weight_n > 0
+  alone = compare(
+    one.where(kept), other.where(kept), weight_n=weight_n[kept].astype(float)
+  )
+  assert alone.interval == result.interval
+
+
+def test_weights_of_few_users_give_an_interval_those_of_nobody_a_sentence():
+  ranked = make_ranked(_RANK), make_ranked(_RANK + 1)
+  weight_n = np.zeros(len(_RANK))
+  with pytest.raises(ConfigError, match="have the weight 0"):
+    compare(*ranked, weight_n=weight_n)
+  weight_n[3] = 0.5
+  assert np.isfinite(compare(*ranked, weight_n=weight_n).interval).all()
+
+
 def test_users_with_several_queries_are_drawn_whole():
   user = np.repeat(np.arange(100), 3)
   one, other = make_ranked(_RANK, user), make_ranked(_RANK + 2, user)

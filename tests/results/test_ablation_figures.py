@@ -56,7 +56,7 @@ def result(data: str, arm: str, difference: float | None, *, gated=False):
     "data": data,
     "arm": arm,
     "reference": "reference" if arm == "reference" else "age_gate",
-    "seeds": [0, 1],
+    "seeds": [0, 1, 2],
     "cold_below": 20,
     "config": {"objective": {"type": "FullSoftmax"}},
     "test_mean": {"coverage@10": 0.25, "popularity_lift@10": -0.5},
@@ -195,8 +195,8 @@ def test_a_verdict_says_where_an_arm_helps_and_where_it_hurts(results):
     arm["slices"]["cold"] = result(data, "x", cold)["slices"]["all"]
     commit(results, "ablate_heads", arm)
   assert ablations.verdict("heads").markdown == (
-    "* `auxiliary` helps on synthetic service; hurts on MovieLens-1M (cold"
-    " items); no difference shown on KuaiRand-Pure"
+    "* `auxiliary`: helps (NDCG@10) on synthetic service; hurts (NDCG@10) on"
+    " MovieLens-1M, cold items; no difference in NDCG@10 shown on KuaiRand-Pure"
   )
 
 
@@ -207,8 +207,8 @@ def test_depth_is_told_by_what_is_kept_of_two_blocks(results):
     commit(results, "ablate_depth", content)
   lines = ablations.depth().markdown.splitlines()
   assert len(lines) == 3  # of a block without both depths there is no row
-  assert lines[2].startswith("| synthetic service | gated residual | 0.4000 [")
-  assert lines[2].endswith("| 75% | 2 |")
+  assert lines[2].startswith("| synthetic service | gated | 0.4000 [")
+  assert lines[2].endswith("| 75% | 3 |")
 
 
 def test_weights_are_told_by_both_measures(results):
@@ -223,6 +223,23 @@ def test_weights_are_told_by_both_measures(results):
     "| KuaiRand-Pure | completion | **+0.2000 [+0.1000, +0.3000]**"
     " | +0.0500 [-0.0500, +0.1500] |"
   ) in ablations.weighted().markdown
+
+
+def test_fewer_seeds_than_the_others_are_said(results):
+  commit(results, "ablate_depth", result("synthetic", "reference", None))
+  arm = {**result("synthetic", "gated_8", 0.3), "reference": "reference"}
+  commit(results, "ablate_depth", {**arm, "seeds": [0]})
+  cell = "**+0.3000 [+0.2000, +0.4000]** (1 seed)"
+  assert cell in ablations.differences("depth").markdown
+  assert "synthetic service (1 seed)" in ablations.verdict("depth").markdown
+
+
+def test_what_older_results_do_not_say_is_an_empty_cell(results):
+  content = result("synthetic", "reference", None)
+  del content["test_mean"]
+  commit(results, "ablate_loss", content)
+  shown = ablations.coverage("loss").markdown.splitlines()[-1]
+  assert shown.endswith("|  |  |")
 
 
 def test_figures_are_the_same_twice_and_every_axis_says_what_it_shows(measured):
@@ -300,6 +317,10 @@ def test_nothing_measured_is_sentences_that_say_what_to_run(results):
     ablations.mixers(),
     *map(ablations.forest, ablations.STUDIES),
     *map(ablations.differences, ablations.STUDIES),
+    *map(ablations.verdict, ablations.STUDIES),
+    ablations.coverage("loss"),
+    ablations.depth(),
+    ablations.weighted(),
   ):
     assert shown.markdown.startswith("not measured: run `fmjax sweep")
     assert shown.png is None

@@ -58,10 +58,12 @@ def test_classes_are_shown_beside_both_baselines_numbers_beside_one(results):
     "model": values(rmse=0.9),
     "compare": {"marginal": {"rmse": told(-0.2)}},
   }
-  commit(results, "heads", "synthetic_genre", classes)
-  commit(results, "heads", "synthetic_duration_ms", number)
+  for head, answer in (("genre", classes), ("duration_ms", number)):
+    content = {"seeds": [0, 1], "asked": answer}
+    commit(results, "heads", f"synthetic_{head}", content)
   table = asked.heads_table()
   assert row(table, "synthetic service", "`genre`") == [
+    "2",
     "NLL 1.500 [1.400, 1.600]",
     "**-0.3000 [-0.4000, -0.2000]**",
     "-0.0500 [-0.1500, +0.0500]",
@@ -69,9 +71,10 @@ def test_classes_are_shown_beside_both_baselines_numbers_beside_one(results):
     "+0.0500 [-0.0500, +0.1500]",
   ]
   of_number = row(table, "synthetic service", "`duration_ms`")
-  assert of_number[0] == "RMSE 0.900 [0.800, 1.000]"
-  assert of_number[1] == "**-0.2000 [-0.3000, -0.1000]**"
-  assert not any(of_number[2:])
+  unit = "RMSE, in standard deviations,"
+  assert of_number[1] == f"{unit} 0.900 [0.800, 1.000]"
+  assert of_number[2] == "**-0.2000 [-0.3000, -0.1000]**"
+  assert not any(of_number[3:])
 
 
 def test_the_surface_has_a_row_as_logged_and_one_left_open(results):
@@ -84,16 +87,20 @@ def test_the_surface_has_a_row_as_logged_and_one_left_open(results):
     "neutral",
     "kuairand_surface",
     {
-      "test": measured(0.5),
-      "neutral": {"test": measured(0.4), "to_told": {"ndcg@10": told(-0.1)}},
+      "seeds": [0, 1, 2],
+      "asked": {
+        "test": measured(0.5),
+        "neutral": {"test": measured(0.4), "to_told": {"ndcg@10": told(-0.2)}},
+      },
     },
   )
   table = asked.neutral_table()
   logged = row(table, "KuaiRand-Pure", "as logged")
-  assert logged[:2] == ["0.5000 [0.4000, 0.6000]", ""]
+  assert logged[:3] == ["3", "0.5000 [0.4000, 0.6000]", ""]
   assert row(table, "KuaiRand-Pure", "left open") == [
+    "3",
     "0.4000 [0.3000, 0.5000]",
-    "-0.1000 [-0.2000, +0.0000]",
+    "**-0.2000 [-0.3000, -0.1000]**",
     "0.400 [0.300, 0.500]",
     "0.40 [0.30, 0.50]",
   ]

@@ -1,6 +1,7 @@
-"""Asking a run without some request-time features, and one that is masked."""
+"""Asking runs again: of several seeds, without features, and for a head."""
 
 import json
+import shutil
 
 import pytest
 
@@ -18,8 +19,8 @@ from fmjax.config import (
 
 EXPERIMENT = '''"""What does the surface decide?"""
 from fmjax.config import (
-  DataConfig, Experiment, IdOnly, ItemsConfig, ModelConfig, NoTime, RunConfig,
-  SometimesNeutral, Synthetic, override
+  Auxiliary, DataConfig, Experiment, IdOnly, ItemsConfig, ModelConfig, NoTime,
+  RunConfig, SometimesNeutral, Synthetic, override
 )
 
 def experiments():
@@ -32,10 +33,15 @@ def experiments():
       width=8, layers=1, heads=1, time=NoTime(),
       items=ItemsConfig(mixer=IdOnly()),
       request=SometimesNeutral(names=("surface",)),
+      auxiliary=Auxiliary(targets=("genre",)),
     ),
     run=RunConfig(steps=2, evaluate_every=2, checkpoint_every=2, log_every=1),
   )
-  return {"neutral": first, "again": override(first, {"run.seed": 1})}
+  return {
+    "neutral": first,
+    "again": override(first, {"run.seed": 1, "run.log_every": 2}),
+    "wider": override(first, {"model.width": 16, "run.seed": 2}),
+  }
 '''
 MASKED = {
   "model.features": ItemOnly(),
@@ -48,15 +54,16 @@ TOGETHER = {"model.request": SometimesNeutral(names=("surface", "device"))}
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-  """A folder with two seeds of a run, and two that nobody has trained."""
+  """A folder with two seeds of a run, another, and two that never began."""
   root = tmp_path_factory.mktemp("project")
   (root / "shown.py").write_text(EXPERIMENT)
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(root)
     patch.delenv("FMJAX_CACHE", raising=False)
     assert main(["train", "shown.py"]) == 0
-  # Whether a run can be asked is decided before its model is read.
   (config,) = root.glob("runs/shown/neutral-*/config.json")
+  shutil.copytree(config.parent, root / "runs" / "shown" / "twin-copied")
+  # Whether a run can be asked is decided before its model is read.
   trained = from_dict(json.loads(config.read_text()))
   for name, changes in {"masked": MASKED, "together": TOGETHER}.items():
     place = root / "runs" / "shown" / f"{name}-untrained"
@@ -123,12 +130,29 @@ def test_seeds_are_averaged_and_their_result_can_be_committed(ask, project):
   )
   assert both["baselines"] == one["baselines"]
   written = json.loads(path.read_text())
-  assert written["test"] == both["test"]
-  assert written["neutral"] == both["neutral"]
+  for key in ("test", "neutral", "slices", "selected_steps"):
+    assert written["asked"][key] == both[key]
+  assert written["baselines"] == both["baselines"]
+  assert written["test"]["nll"] == pytest.approx(one["test"]["nll"])
   assert written["seeds"] == [0, 1]
   assert written["command"].startswith(
     "fmjax evaluate runs/shown/neutral runs/shown/again --neutral surface"
   )
+
+
+def test_a_head_of_several_seeds_can_be_committed(ask, project):
+  path = project / "results" / "heads" / "shown.json"
+  told = ask(
+    *("evaluate", "runs/shown/neutral", "runs/shown/again", "--head", "genre"),
+    *("--split", "validation", "--result", str(path), "--command", "make it"),
+  )
+  written = json.loads(path.read_text())
+  assert written["command"] == "make it"
+  assert written["asked"]["split"] == "validation"
+  assert written["asked"]["model"] == told["model"]
+  assert written["asked"]["compare"] == told["compare"]
+  assert set(written["baselines"]) == {"marginal", "history"}
+  assert len(told["runs"]) == len(written["run_ids"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -153,10 +177,13 @@ def test_seeds_are_averaged_and_their_result_can_be_committed(ask, project):
       "were neutral together; ask --neutral surface,device",
     ),
     (["masked", "--neutral", "surface"], "does not embed; use AllFeatures()"),
-    (["neutral", "runs/shown/together"], "differ by more than their seed"),
+    (["neutral", "runs/shown/wider"], "differ by more than their seed"),
+    (["neutral", "runs/shown/together"], "is not finished but new"),
+    (["neutral", "runs/shown/twin"], "have the same seed 0: leave one out"),
+    (["masked", "--result", "results/x/y.json"], "is not finished but new"),
     (
-      ["masked", "--result", "results/x/y.json"],
-      "is not finished, and only finished runs are committed results",
+      ["neutral", "--result", "results/x/a-b.json"],
+      "in lower case, digits and _, not a-b.json",
     ),
     (["neutral", "--command", "x"], "give --result PATH, too"),
   ],
