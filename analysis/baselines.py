@@ -127,7 +127,7 @@ def _sources() -> str:
   """Who published what."""
   by: dict[str, list[str]] = {}
   for name, published in PUBLISHED.items():
-    by.setdefault(published.source, []).append(LABELS[name])
+    by.setdefault(published.source, []).append(f"`{name}`")
   return "; ".join(f"{', '.join(of)}: {source}" for source, of in by.items())
 
 
