@@ -108,7 +108,7 @@ def arm_order(arms: Arms) -> list[str]:
 
   names = {arm for found in arms.values() for arm in changed(found)}
   if all(_number(arm).isdecimal() for arm in names):
-    return sorted(names, key=lambda arm: int(_number(arm)))
+    return sorted(names, key=lambda arm: (int(_number(arm)), *loss(arm), arm))
   return sorted(names, key=lambda arm: (*loss(arm), arm))
 
 

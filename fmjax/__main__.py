@@ -222,7 +222,11 @@ class Evaluate:
 
   places: Annotated[
     Positional[tuple[pathlib.Path, ...]],
-    arg(metavar="RUN...", help="Directories of runs; ids may be left off."),
+    arg(
+      metavar="RUN...",
+      help="Directories of runs; ids may be left off.",
+      help_behavior_hint="(required)",
+    ),
   ]
   split: _Split = "test"
   """Whose targets."""
@@ -415,7 +419,11 @@ class Report:
 
   places: Annotated[
     Positional[tuple[pathlib.Path, ...]],
-    arg(metavar="RUNS...", help="Runs, folders of runs, or experiment files."),
+    arg(
+      metavar="RUNS...",
+      help="Runs, folders of runs, or experiment files.",
+      help_behavior_hint="(required)",
+    ),
   ]
   out: pathlib.Path
   """Folder for report.json, report.md, runs.parquet and evals.parquet."""

@@ -146,6 +146,8 @@ def test_arms_follow_their_numbers_else_their_loss():
 
   numbered = {"drop_90": -0.3, "drop_0": 0.2, "drop_10": 0.1}
   assert order(numbered) == ["drop_0", "drop_10", "drop_90"]
+  # Of one number the least loss first.
+  assert order({"a_8": 0.1, "b_8": -0.1, "c_2": 0.3}) == ["c_2", "b_8", "a_8"]
   assert order({**numbered, "none": 0.0}) == [
     "drop_90",
     "none",
