@@ -9,15 +9,15 @@ says what runs it.
 import io
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from PIL import Image
 
+from analysis import arms as arms_lib
 from analysis import asked, costs, forests, plots, tables
 from analysis.forests import NAMES, Arms, Result
 from analysis.performance import Shown
-from experiments.ablations import SEEDS
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -50,21 +50,6 @@ REFERENCES = {
 # What the arms of a study are compared with, unless it is the reference.
 _BASES = {"age_gate": "age_gate", "id_dropout": "age_gate"}
 _GENRE = "popularity_genre"
-_MIXERS = {
-  "age_gate": "age gate",
-  "sum": "sum",
-  "concat": "concatenation",
-  "fixed_gate": "fixed gate, half the id",
-  "id_only": "id only",
-  "metadata_only": "metadata only",
-}
-_PARTS = ("all", "cold", "warm")
-# By kind of block, the arms with two and with eight of them.
-_BLOCKS = {
-  "gated": ("reference", "gated_8"),
-  "plain": ("plain_2", "plain_8"),
-  "SASRec's": ("sasrec_2", "sasrec_8"),
-}
 _DPI = 80
 _COLORS = 64
 
@@ -137,160 +122,28 @@ def attention_cost() -> Shown:
 
 def differences(study: str) -> Shown:
   """The table of a study: each arm minus the reference."""
-  arms = read(study)
-  if not arms:
-    return _absent(*commands(study))
-  rows = []
-  for data, found in arms.items():
-    for arm in forests.arm_order(arms):
-      if arm in found:
-        rows.append(
-          (
-            NAMES[data],
-            arm,
-            *(
-              _difference(found[arm], part, metric)
-              for metric in ("nll", "ndcg@10")
-              for part in ("all", "cold")
-            ),
-          )
-        )
-  head = ("data", "arm", "NLL, all", "NLL, cold", "NDCG@10, all")
-  text = tables.markdown((*head, "NDCG@10, cold"), rows, text=(0, 1))
-  return Shown(about=STUDIES[study], markdown=text)
+  return _table(study, STUDIES[study], arms_lib.differences)
 
 
 def verdict(study: str) -> Shown:
   """Where each arm helps and where it hurts: a sentence an arm."""
-  arms = read(study)
-  if not arms:
-    return _absent(*commands(study))
-  lines = [f"* {line}" for line in verdicts(arms)]
-  return Shown(about=STUDIES[study], markdown="\n".join(lines))
-
-
-def verdicts(arms: Arms) -> list[str]:
-  """By arm, the data sets and slices on which NDCG@10 rises or falls.
-
-  Where the paired interval excludes 0; slices are named where they differ from
-  the whole.
-  """
-  return [
-    f"`{arm}`: {_helps(found)}"
-    for arm in forests.arm_order(arms)
-    if (found := {d: of[arm] for d, of in arms.items() if arm in of})
-  ]
-
-
-def _helps(found: Mapping[str, Result]) -> str:
-  helps, hurts, neither = [], [], []
-  for data, result in found.items():
-    name = NAMES[data] + _fewer_seeds(result)
-    signs = {part: _sign(result["slices"][part]) for part in _PARTS}
-    whole = signs.pop("all")
-    told = [part for part, sign in signs.items() if sign not in (0, whole)]
-    for sign, places in ((1, helps), (-1, hurts)):
-      here = [part for part in told if signs[part] == sign]
-      if whole == sign:
-        places.append(f"{name}, overall" if told else name)
-      elif here:
-        places.append(f"{name}, {' and '.join(here)} items")
-    if not whole and not told:
-      neither.append(name)
-  said = [
-    f"{verb} (NDCG@10) on {' and on '.join(places)}"
-    for verb, places in (("helps", helps), ("hurts", hurts))
-    if places
-  ]
-  if neither:
-    said.append(f"no difference in NDCG@10 shown on {' and on '.join(neither)}")
-  return "; ".join(said)
-
-
-def _fewer_seeds(result: Result) -> str:
-  """Where an arm has fewer seeds than all studies are meant to have."""
-  seeds = len(result["seeds"])
-  plural = "" if seeds == 1 else "s"
-  return "" if seeds >= SEEDS else f" ({seeds} seed{plural})"
-
-
-def _sign(part: Result) -> int:
-  """1 where NDCG@10 is raised, -1 where it is lowered, 0: nothing shown."""
-  paired = part.get("to_reference", {}).get("ndcg@10")
-  if paired is None or not paired["separates"]:
-    return 0
-  return 1 if paired["difference"] > 0 else -1
+  return _table(study, STUDIES[study], arms_lib.verdicts)
 
 
 def depth() -> Shown:
   """What eight blocks do to each kind of block."""
-  arms = read("depth")
-  if not arms:
-    return _absent(*commands("depth"))
-  return Shown(about=STUDIES["depth"], markdown=depth_table(arms))
-
-
-def depth_table(arms: Arms) -> str:
-  """NDCG@10 of two and eight blocks, a row a block and data set."""
-  rows = []
-  for data, found in arms.items():
-    for block, (two, eight) in _BLOCKS.items():
-      if two in found and eight in found:
-        parts = [found[arm]["slices"]["all"] for arm in (two, eight)]
-        kept = parts[1]["ndcg@10"] / parts[0]["ndcg@10"]
-        values = [tables.value(part, "ndcg@10") for part in parts]
-        seeds = str(len(found[eight]["seeds"]))
-        rows.append((NAMES[data], block, *values, f"{kept:.0%}", seeds))
-  head = ("data", "residual", "2 blocks", "8 blocks", "kept", "seeds of 8")
-  return tables.markdown(head, rows, text=(0, 1))
+  return _table("depth", STUDIES["depth"], arms_lib.depth)
 
 
 def coverage(study: str) -> Shown:
   """Whether the arms of a study rank better, or only what is popular."""
-  arms = read(study)
-  if not arms:
-    return _absent(*commands(study))
-  rows = []
-  for data, found in arms.items():
-    for arm in (base(study), *forests.arm_order(arms)):
-      if arm in found:
-        part, mean = found[arm]["slices"]["all"], found[arm].get("test_mean")
-        rows.append(
-          (
-            NAMES[data],
-            arm,
-            tables.value(part, "ndcg@10"),
-            _mean(mean, "coverage@10", digits=3),
-            _mean(mean, "popularity_lift@10", digits=2),
-          )
-        )
-  head = ("data", "arm", "NDCG@10", "coverage@10", "popularity lift@10")
-  text = tables.markdown(head, rows, text=(0, 1))
-  return Shown(about="coverage by arm", markdown=text)
+  return _table(study, "coverage by arm", arms_lib.coverage)
 
 
 def weighted() -> Shown:
   """What weights bring by their own measure, beside all targets alike."""
-  arms = read("weighting")
-  text = weighted_table(arms) if arms else _sentence(*commands("weighting"))
-  return Shown(about="targets weighted as in training", markdown=text)
-
-
-def weighted_table(arms: Arms) -> str:
-  """NDCG@10 minus the reference's, a row an arm."""
-  rows = [
-    (
-      NAMES[data],
-      arm,
-      _difference(found[arm], "all", "ndcg@10"),
-      tables.signed(found[arm]["weighted_to_reference"]["ndcg@10"], bold=True),
-    )
-    for data, found in arms.items()
-    for arm in forests.arm_order(arms)
-    if "weighted_to_reference" in found.get(arm, {})
-  ]
-  head = ("data", "arm", "all targets alike", "weighted as in training")
-  return tables.markdown(head, rows, text=(0, 1))
+  about = "targets weighted as in training"
+  return _table("weighting", about, arms_lib.weighted)
 
 
 def gate() -> Shown:
@@ -304,35 +157,13 @@ def gate() -> Shown:
 def mixers() -> Shown:
   """How much of what can be known each mixer learns."""
   arms = read("age_gate").get("synthetic", {})
-  text = mixers_table(arms) if arms else _sentence(*commands("age_gate"))
+  text = arms_lib.mixers(arms) if arms else _sentence(*commands("age_gate"))
   return Shown(about="gap closed by mixer", markdown=text)
 
 
 def unseen() -> Shown:
   """How items are ranked that training never saw."""
   return Shown(about="items never seen in training", markdown=unseen_table())
-
-
-def mixers_table(arms: Mapping[str, Result]) -> str:
-  """Share of the NLL between static baseline and oracle, by slice.
-
-  And how much the NLL is above the gate's on cold and warm items.
-  """
-  rows = []
-  for arm, label in _MIXERS.items():
-    if arm in arms:
-      parts = arms[arm]["slices"]
-      gaps = [_gap(parts[part]) for part in ("all", "cold", "warm")]
-      above = [
-        tables.signed(paired["nll"])
-        if (paired := parts[part].get("to_reference"))
-        else ""
-        for part in ("cold", "warm")
-      ]
-      rows.append((label, *gaps, *above))
-  head = ("mixer", "all", "cold", "warm")
-  nll = ("NLL - the age gate's, cold", "NLL - the age gate's, warm")
-  return tables.markdown((*head, *nll), rows)
 
 
 def arms_table() -> str:
@@ -342,7 +173,7 @@ def arms_table() -> str:
     arms = read(study)
     for arm in forests.arm_order(arms):
       cells = [
-        _difference(found[arm], "all", metric) if arm in found else ""
+        arms_lib.difference(found[arm], "all", metric) if arm in found else ""
         for found in (arms.get("synthetic", {}), _real(arms))
         for metric in ("nll", "ndcg@10")
       ]
@@ -421,7 +252,7 @@ def readme() -> str:
     lines += [
       "What eight blocks keep of the NDCG@10 of two, by residual:",
       "",
-      depth_table(depth_arms),
+      arms_lib.depth(depth_arms),
       "",
     ]
   for study in _OTHERS:
@@ -462,8 +293,8 @@ def _references() -> str:
         tables.value(part, "nll", digits=3),
         tables.value(part, "ndcg@10"),
         f"{tables.signed(result['compare'][rival])} (`{rival}`)",
-        _gap(part),
-        _gap(result["slices"]["cold"]),
+        arms_lib.gap(part),
+        arms_lib.gap(result["slices"]["cold"]),
       )
     )
   head = ("reference on", "seeds", "test NLL", "NDCG@10")
@@ -530,6 +361,14 @@ def _drawn(about: str, draw: Any, result: Any) -> Shown:
   return Shown(about=about, png=small.getvalue())
 
 
+def _table(study: str, about: str, make: Callable[[Arms], str]) -> Shown:
+  """Of a study's arms, where somebody has run it."""
+  arms = read(study)
+  if not arms:
+    return _absent(*commands(study))
+  return Shown(about=about, markdown=make(arms))
+
+
 def _absent(*needed: str) -> Shown:
   sentence = _sentence(*needed)
   return Shown(about=sentence, markdown=sentence)
@@ -537,26 +376,6 @@ def _absent(*needed: str) -> Shown:
 
 def _sentence(sweep: str, report: str) -> str:
   return f"not measured: run `{sweep}`, then `{report}`"
-
-
-def _difference(result: Result, part: str, metric: str) -> str:
-  of_part = result["slices"][part]
-  if "to_reference" not in of_part or not forests.says(result, metric):
-    return ""
-  text = tables.signed(of_part["to_reference"][metric], bold=True)
-  return text + _fewer_seeds(result)
-
-
-def _mean(
-  values: Mapping[str, float] | None, metric: str, *, digits: int
-) -> str:
-  """Of all seeds; empty where none tells."""
-  value = (values or {}).get(metric)
-  return "" if value is None else f"{value:.{digits}f}"
-
-
-def _gap(part: Result) -> str:
-  return tables.value(part, "gap_closed", digits=3)
 
 
 if __name__ == "__main__":
