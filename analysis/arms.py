@@ -86,7 +86,7 @@ def coverage(arms: Arms) -> str:
             NAMES[data],
             arm,
             tables.value(part, "ndcg@10"),
-            _mean(mean, "coverage@10", digits=3),
+            _mean(part, "coverage@10", digits=3),
             _mean(mean, "popularity_lift@10", digits=2),
           )
         )

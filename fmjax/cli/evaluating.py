@@ -153,6 +153,7 @@ def evaluate_runs(
     },
   }
   rows = {seeds.name: result[split]}
+  without = f"without {', '.join(neutral)}"
   if untold:
     result["neutral"] = {
       "names": list(neutral),
@@ -161,13 +162,12 @@ def evaluate_runs(
         metric: difference(untold, ranked, metric) for metric in METRICS
       },
     }
-    rows[f"without {', '.join(neutral)}"] = result["neutral"][split]
+    rows[without] = result["neutral"][split]
   rows |= result["baselines"]
   terminal.table(("", *_SHOWN), [_row(n, m) for n, m in rows.items()])
   if untold:
-    name = f"without {', '.join(neutral)}"
     for metric, of in result["neutral"]["to_told"].items():
-      terminal.show(_difference(f"{metric}: {name} − as logged", of))
+      terminal.show(_difference(f"{metric}: {without} − as logged", of))
   terminal.say(
     f"{result[split]['queries']:,} targets ({targets}) of the {split} split,"
     f" {_of_steps(steps)}, 95 % intervals over users"

@@ -28,7 +28,6 @@ from fmjax.config import (
 from fmjax.data.prepare import ensure_prepared
 from fmjax.data.schema import DataError
 from fmjax.data.weighting import importance_of
-from fmjax.eval.metrics import COVERAGE
 from fmjax.eval.popularity import LIFT
 from fmjax.eval.ranked import Ranked
 from fmjax.scaling import launch, measure, records
@@ -172,7 +171,7 @@ def compare_arms(
       "train_s": arm.rung.mean("train_s"),
       "cold_below": COLD,
       "validation_mean": {SELECTED_ON: arm.rung.validation},
-      "test_mean": {name: _test_mean(arm, name) for name in (COVERAGE, LIFT)},
+      "test_mean": {LIFT: _test_mean(arm, LIFT)},
     }
     mine, theirs, of_slice = arm.ranked, base.ranked, known
     if arm.granularity != base.granularity:
