@@ -12,7 +12,6 @@ is more than a hundred events back.
   window_N    the last N events, and nothing before
   low_rank_R  the last 32 to 64 events exactly (MovieLens-1M: 20 to 40), and R
               summary slots of each block of 32 (20) before them
-  short       full attention in windows a fourth as long
 """
 
 from experiments import ablations
@@ -27,7 +26,6 @@ BLOCKS = {"synthetic": 32, "movielens_1m": 20}
 RANKS = {"synthetic": (2, 4, 8, 16, 32), "movielens_1m": (5,)}
 # Two blocks; and, on the synthetic service, the pairs of four slots.
 SPANS = {"synthetic": (64, 128), "movielens_1m": (40,)}
-_SHORTER = 4  # times
 
 
 def experiments() -> dict[str, Experiment]:
@@ -42,18 +40,6 @@ def changes(data: str) -> ablations.Changes:
     attentions[f"low_rank_{rank}"] = LowRankAttention(
       block=BLOCKS[data], rank=rank
     )
-  found = {
-    arm: {"model.attention": attention} for arm, attention in attentions.items()
-  }
-  return found | {"short": _short(data)}
-
-
-def _short(data: str) -> dict[str, int]:
-  """Windows a fourth as long, as many tokens a batch."""
-  whole = ablations.reference(data).data
-  window = whole.window // _SHORTER
   return {
-    "data.window": window,
-    "data.stride": window,
-    "data.rows": whole.rows * _SHORTER,
+    arm: {"model.attention": attention} for arm, attention in attentions.items()
   }

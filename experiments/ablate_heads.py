@@ -10,9 +10,8 @@ The reference predicts the item alone.
   auxiliary       heads of their own for the item's genres and for what the
                   person will do (MovieTweetings: the rating)
   by_genre        the genre's probabilities are added to the item's logit
-  by_language, by_year
-                  the item is predicted among those of a predicted language
-                  (MovieTweetings: year)
+  by_language     the item is predicted among those of a predicted language
+                  (synthetic service)
 
 Every attribute and every field has a tenth of the item's weight in the loss.
 """
@@ -25,7 +24,10 @@ AUXILIARY = {
   "movietweetings": ("genre", "rating"),
 }
 _WEIGHT = 0.1  # of each
-_SINGLE = {"synthetic": "language", "movietweetings": "year"}
+_HIERARCHIES = {
+  "synthetic": ("genre", "language"),
+  "movietweetings": ("genre",),
+}
 
 
 def experiments() -> dict[str, Experiment]:
@@ -33,16 +35,19 @@ def experiments() -> dict[str, Experiment]:
 
 
 def changes(data: str) -> ablations.Changes:
-  single, targets = _SINGLE[data], AUXILIARY[data]
-  hierarchies = {
-    "by_genre": HierarchicalItems(attribute="genre", weight=_WEIGHT),
-    f"by_{single}": HierarchicalItems(attribute=single, weight=_WEIGHT),
-  }
+  targets = AUXILIARY[data]
   return {
     "auxiliary": {
       "model.auxiliary": Auxiliary(
         targets=targets, weight=_WEIGHT * len(targets)
       )
     },
-    **{arm: {"model.hierarchy": by} for arm, by in hierarchies.items()},
+    **{
+      f"by_{attribute}": {
+        "model.hierarchy": HierarchicalItems(
+          attribute=attribute, weight=_WEIGHT
+        )
+      }
+      for attribute in _HIERARCHIES[data]
+    },
   }

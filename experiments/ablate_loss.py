@@ -10,15 +10,16 @@ a step, or 32 a token. logQ takes from a negative's logit what its proposal
 prefers it by; without it popular items are pushed down, and all negatives
 together weigh less against the target.
 
-  uniform, mixed   sampled softmax by proposal, logQ in full
-  in_batch         likewise; what training does not meet is never a negative
-  mixed_logq_0     without logQ
-  bce, gbce        each token against negatives of its own
+  mixed         sampled softmax: half of the negatives are any items, half are
+                drawn by popularity; logQ in full
+  mixed_logq_0  the same without logQ
+  in_batch      the batch's targets; what training does not meet is never a
+                negative
+  gbce          each token against negatives of its own
 """
 
 from experiments import ablations
 from fmjax.config import (
-  BinaryCrossEntropy,
   Experiment,
   GeneralizedBce,
   InBatchProposal,
@@ -26,7 +27,6 @@ from fmjax.config import (
   Objective,
   Proposal,
   SampledSoftmax,
-  UniformProposal,
 )
 
 _SHARED = 256  # negatives of a step
@@ -41,7 +41,6 @@ def experiments() -> dict[str, Experiment]:
 
 def changes() -> ablations.Changes:
   proposals: dict[str, Proposal] = {
-    "uniform": UniformProposal(),
     "in_batch": InBatchProposal(),
     "mixed": MixedProposal(),
   }
@@ -52,6 +51,5 @@ def changes() -> ablations.Changes:
   objectives["mixed_logq_0"] = SampledSoftmax(
     negatives=_SHARED, proposal=MixedProposal(), logq=0.0
   )
-  objectives["bce"] = BinaryCrossEntropy(negatives=_OWN)
   objectives["gbce"] = GeneralizedBce(negatives=_OWN)
   return {arm: {"objective": loss} for arm, loss in objectives.items()}

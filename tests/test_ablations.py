@@ -23,12 +23,7 @@ CHANGED = {
     "data.recency",
   ),
   "ablate_granularity": ("data.granularity",),
-  "ablate_attention": (
-    "model.attention",
-    "data.window",
-    "data.stride",
-    "data.rows",
-  ),
+  "ablate_attention": ("model.attention",),
   "ablate_positions": ("model.positions",),
   "ablate_horizons": ("model.horizons",),
   "ablate_heads": ("model.auxiliary", "model.hierarchy"),
