@@ -92,6 +92,7 @@ def test_what_can_run_is_not_refused(changes):
       {BLOCK: HstuBlock(), "model.positions": RotaryPositions()},
       "use LearnedPositions()",
     ),
+    ({**MASKED, BLOCK: HstuBlock()}, "use GatedBlock() or SasrecBlock()"),
     ({ATTENTION: BidirectionalAttention()}, "need each other"),
     ({**MASKED, ATTENTION: FullAttention()}, "need each other"),
     ({**MASKED, "model.reading": Masked(share=1.0)}, "share=1.0 is not in"),
@@ -133,6 +134,18 @@ def test_what_can_run_is_not_refused(changes):
     (
       {"objective": SampledSoftmax(proposal=MixedProposal(uniform=-0.5))},
       "objective.proposal.uniform=-0.5 is not in",
+    ),
+    (
+      {
+        "objective": SampledSoftmax(
+          negatives=128, proposal=MixedProposal(uniform=0.003)
+        )
+      },
+      "is 0 of them and mixes nothing; use PopularityProposal()",
+    ),
+    (
+      {"objective": SampledSoftmax(proposal=MixedProposal(uniform=1.0))},
+      "is 128 of them and mixes nothing; use UniformProposal()",
     ),
     (
       {"objective": GeneralizedBce(calibration=2.0)},

@@ -366,6 +366,12 @@ def _validate_attention(model: ModelConfig) -> None:
           " LearnedPositions()"
         )
   if isinstance(model.block, HstuBlock):
+    if isinstance(model.reading, Masked):
+      raise ConfigError(
+        f"model.block={model.block} reads in one direction, but"
+        f" model.reading={model.reading} in both; use GatedBlock() or"
+        " SasrecBlock()"
+      )
     if not isinstance(attention, FullAttention | WindowAttention):
       raise ConfigError(
         f"model.block={model.block} needs FullAttention() or"

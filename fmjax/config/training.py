@@ -29,12 +29,15 @@ class PopularityProposal(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InBatchProposal(Config):
-  """Negatives are drawn from the targets of the batch."""
+  """Negatives are drawn from the targets of the batch (Yi et al., 2019)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixedProposal(Config):
-  """A share of the negatives is drawn uniformly, the others by popularity."""
+  """A share of the negatives is drawn uniformly, the others by popularity.
+
+  After Yang et al., 2020, who mix uniform negatives with those of the batch.
+  """
 
   uniform: float = 0.5
 
@@ -49,8 +52,9 @@ class SampledSoftmax(Config):
   """Cross-entropy among sampled negatives, shared by all tokens of a batch.
 
   `logq` times the log of how often each is expected is taken from its logit: at
-  1 the sum over negatives is an unbiased estimate of that over all items; at 0
-  what the proposal prefers is pushed down.
+  1 the sum over negatives is an unbiased estimate of that over all items that
+  can be drawn (Bengio and Senecal, 2008); at 0 what the proposal prefers is
+  pushed down.
   """
 
   negatives: int = 128
@@ -116,7 +120,7 @@ def validate_objective(objective: Objective) -> None:
       require_positive({"objective.negatives": q})
       _require_share({"objective.logq": logq})
       if isinstance(proposal, MixedProposal):
-        _require_share({"objective.proposal.uniform": proposal.uniform})
+        _require_mixed(proposal.uniform, negatives=q)
     case BinaryCrossEntropy(negatives=q):
       require_positive({"objective.negatives": q})
     case GeneralizedBce(negatives=q, calibration=calibration):
@@ -128,6 +132,17 @@ def _require_share(values: dict[str, float]) -> None:
   for path, value in values.items():
     if not 0 <= value <= 1:
       raise ConfigError(f"{path}={value} is not in [0, 1]")
+
+
+def _require_mixed(uniform: float, *, negatives: int) -> None:
+  _require_share({"objective.proposal.uniform": uniform})
+  drawn = round(uniform * negatives)
+  if drawn in (0, negatives):
+    one = "UniformProposal()" if drawn else "PopularityProposal()"
+    raise ConfigError(
+      f"objective.proposal.uniform={uniform} of objective.negatives={negatives}"
+      f" is {drawn} of them and mixes nothing; use {one}, or another share"
+    )
 
 
 def validate_optim(optim: OptimConfig) -> None:

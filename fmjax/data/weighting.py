@@ -34,18 +34,25 @@ def training_importance(
   One pass over the log.
 
   Raises:
-    ConfigError: the log cannot tell, or none is important.
+    ConfigError: the log cannot tell, none is important, or what is declared to
+      be a share is mostly above 1.
   """
-  user, token = training_targets(prepared)
-  importance = importance_of(prepared, weighting, user, token)
+  raw = _logged(prepared, weighting, *training_targets(prepared))
+  importance = _importance(weighting, raw)
+  name = weighed_by(prepared, weighting).feature.name
   if not importance.any():
-    name = _read_feature(prepared, weighting).feature.name
-    values = token_values(histories(prepared), user, token, column=name)
-    missing = np.isnan(values).mean() if len(values) else 0.0
+    missing = np.isnan(raw).mean() if len(raw) else 0.0
     raise ConfigError(
       f"data.weighting={weighting} makes every training target of"
       f" {prepared.schema.source} unimportant: {name} is missing in"
       f" {missing:.0%} of them and 0 in the others; use EqualWeights()"
+    )
+  middle = round(float(np.median(raw[importance > 0])), _DECIMALS)
+  if isinstance(weighting, Completion) and middle > 1:
+    raise ConfigError(
+      f"data.weighting={weighting} needs a share, but half of the training"
+      f" targets of {prepared.schema.source} have a {name} above {middle:.6g};"
+      " declare the share that was played, or use LogDuration() of durations"
     )
   return importance
 
@@ -61,10 +68,7 @@ def importance_of(
   Raises:
     ConfigError: the log cannot tell.
   """
-  encoded = _read_feature(prepared, weighting)
-  name = encoded.feature.name
-  values = token_values(histories(prepared), user, token, column=name)
-  return _importance(weighting, _raw(values, encoded))
+  return _importance(weighting, _logged(prepared, weighting, user, token))
 
 
 def importance_weighing(
@@ -80,7 +84,7 @@ def importance_weighing(
   """
   importance = training_importance(prepared, weighting)
   scale = np.count_nonzero(importance) / importance.sum()
-  encoded = _read_feature(prepared, weighting)
+  encoded = weighed_by(prepared, weighting)
   log = histories(prepared)
 
   def weigh(batch: Batch) -> Batch:
@@ -107,16 +111,29 @@ def _importance(
       return np.nan_to_num(np.round(raw, _DECIMALS).clip(0, 1))
 
 
+def _logged(
+  prepared: Prepared,
+  weighting: LogDuration | Completion,
+  user: np.ndarray,
+  token: np.ndarray,
+) -> np.ndarray:
+  """What `weighting` reads of some tokens, NaN where it is missing."""
+  encoded = weighed_by(prepared, weighting)
+  name = encoded.feature.name
+  values = token_values(histories(prepared), user, token, column=name)
+  return _raw(values, encoded)
+
+
 def _raw(values: np.ndarray, encoded: Encoded) -> np.ndarray:
   """A numeric feature as logged, float64."""
   raw = values.astype(np.float64) * encoded.std + encoded.mean
   return np.expm1(raw) if encoded.feature.log else raw
 
 
-def _read_feature(
+def weighed_by(
   prepared: Prepared, weighting: LogDuration | Completion
 ) -> Encoded:
-  """What `weighting` reads.
+  """The feature that `weighting` reads.
 
   Raises:
     ConfigError: there is no such numeric feature.

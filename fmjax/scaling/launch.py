@@ -37,7 +37,7 @@ from fmjax.data.store import Prepared
 from fmjax.eval.evaluate import ValidationEvaluator
 from fmjax.scaling import records
 from fmjax.scaling.measure import baselines_of, is_current, measure
-from fmjax.train.loop import train
+from fmjax.train.loop import check, train
 from fmjax.train.stop import Stop, on_sigterm
 
 LIST_SUFFIX = ".sweep.json"
@@ -100,6 +100,7 @@ def plan(
     if key not in opened:
       opened[key] = ensure_prepared(data)
     prepared = opened[key]
+    check(experiment, prepared)
     run = run_id(experiment, data_checksum=prepared.checksum)
     entries.append(
       Entry(

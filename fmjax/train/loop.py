@@ -14,12 +14,21 @@ import numpy as np
 from flax import nnx
 
 from fmjax import mesh
-from fmjax.config import Experiment, to_dict, validate
+from fmjax.config import (
+  EqualWeights,
+  Experiment,
+  HierarchicalItems,
+  to_dict,
+  validate,
+)
 from fmjax.data import windows
 from fmjax.data.batch import Batch
 from fmjax.data.store import Prepared
-from fmjax.model.auxiliary import outcomes
+from fmjax.data.weighting import weighed_by
+from fmjax.model.auxiliary import outcomes, targets_of
+from fmjax.model.hierarchy import attribute_field
 from fmjax.model.recommender import Recommender
+from fmjax.model.request import make_request
 from fmjax.train.checkpoint import Checkpoints
 from fmjax.train.item_loss import check_negatives
 from fmjax.train.log import MetricsLog, TrainingProgress
@@ -64,6 +73,24 @@ class Outcome:
   tokens: int
   train_s: float
   wall_s: float
+
+
+def check(experiment: Experiment, prepared: Prepared) -> None:
+  """Refuses what the data cannot give, without training or reading them.
+
+  Raises:
+    ConfigError: more negatives than items; a field that is asked for is not
+      there, or is not what is asked for.
+  """
+  validate(experiment)
+  model, spec = experiment.model, prepared.spec
+  check_negatives(experiment.objective, items=spec.items - 1)
+  targets_of(model.auxiliary, spec)
+  make_request(model, spec)
+  if isinstance(model.hierarchy, HierarchicalItems):
+    attribute_field(model.hierarchy, spec)
+  if not isinstance(experiment.data.weighting, EqualWeights):
+    weighed_by(prepared, experiment.data.weighting)
 
 
 def make_model(experiment: Experiment, prepared: Prepared) -> Recommender:
@@ -117,7 +144,7 @@ def train(
     ConfigError: the checkpoint in `run_dir` is of another configuration, or the
       data lack what the configuration reads.
   """
-  validate(experiment)
+  check(experiment, prepared)
   run_dir.mkdir(parents=True, exist_ok=True)
   config_path = run_dir / "config.json"
   config_path.write_text(json.dumps(to_dict(experiment), indent=2) + "\n")
@@ -145,8 +172,6 @@ class _Loop:
     data, run = experiment.data, experiment.run
     self.config, self.run_dir, self.evaluators = experiment, run_dir, evaluators
     self.mesh = jax.sharding.get_mesh()
-    # What the data cannot give is refused before anything is compiled.
-    check_negatives(experiment.objective, items=prepared.spec.items - 1)
     dataset = windows.training_batches(
       prepared,
       window=data.window,

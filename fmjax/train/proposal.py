@@ -18,6 +18,9 @@ from fmjax.config import (
 )
 from fmjax.model.items import ItemTable
 
+# What a batch without targets gives may be no item that training meets.
+_LEAST_SHARE = 1e-9
+
 
 def draw(
   proposal: Proposal,
@@ -32,8 +35,9 @@ def draw(
 
   Drawn with replacement, so a sum over the negatives, each divided by its
   expected count, is an unbiased estimate of the sum over all items that can be
-  drawn: over the catalog; by popularity, over the items that training meets; in
-  the batch, over the items of its targets.
+  drawn: over the catalog; by popularity and in the batch, over the items that
+  training meets. Batches are themselves drawn from training, so an item is in
+  one as often as training meets it (Yi et al., 2019).
 
   Args:
     proposal: how likely each item is.
@@ -62,13 +66,15 @@ def draw(
       popular_q = (count - uniform) * items.popularity(row_q)
       return row_q, jnp.log(uniform / items.count + popular_q)
     case InBatchProposal():
-      return _in_batch(key, count, target_n=target_n, weight_n=weight_n)
+      row_q = _in_batch(key, count, target_n=target_n, weight_n=weight_n)
+      share_q = items.popularity(jnp.maximum(row_q, 1))
+      return row_q, jnp.log(count * jnp.maximum(share_q, _LEAST_SHARE))
 
 
 def _in_batch(
   key: jax.Array, count: int, *, target_n: jax.Array, weight_n: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Every target of the batch is as likely as any other.
+) -> jax.Array:
+  """row_q: every target of the batch is as likely as any other.
 
   A batch without targets gives its first row, whatever that is: nothing is
   weighed against it.
@@ -82,7 +88,4 @@ def _in_batch(
   )
   # The first position up to which there are more targets than the number drawn.
   place_q = jnp.searchsorted(targets_n, drawn_q, side="right")
-  row_q = target_n[jnp.minimum(place_q, len(target_n) - 1)]
-  same_qn = (row_q[:, None] == target_n[None]) & is_target_n[None]
-  same_q = jnp.maximum(jnp.sum(same_qn, axis=1), 1)
-  return row_q, jnp.log(count * same_q / targets)
+  return target_n[jnp.minimum(place_q, len(target_n) - 1)]

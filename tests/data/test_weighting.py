@@ -156,6 +156,7 @@ def test_a_log_read_from_disk_gives_the_same_weights(prepared, monkeypatch):
     ("watchd", "no numeric feature of films; did you mean 'watched'"),
     ("mood", "no numeric feature of films; known: duration_ms, event_count"),
     ("nothing", r"unimportant: nothing is missing in 100% .* EqualWeights\(\)"),
+    ("duration_ms", r"share, .* duration_ms above .* use LogDuration\(\)"),
   ],
 )
 def test_what_the_log_cannot_weigh_is_refused(prepared, feature, reason):

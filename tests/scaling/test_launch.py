@@ -17,9 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from fmjax.config import (
+  AllFeatures,
+  Auxiliary,
+  Completion,
   ConfigError,
   DataConfig,
   Experiment,
+  HierarchicalItems,
   IdOnly,
   ItemOnly,
   ItemsConfig,
@@ -27,7 +31,9 @@ from fmjax.config import (
   MovieTweetings,
   NoTime,
   RunConfig,
+  SampledSoftmax,
   SasrecBlock,
+  SometimesNeutral,
   Synthetic,
   override,
   to_dict,
@@ -279,12 +285,38 @@ def test_an_evaluation_by_older_code_is_repeated_without_training(two_swept):
   assert (run_dir / "metrics.jsonl").read_bytes() == log
 
 
-def test_nothing_is_trained_if_one_experiment_cannot_run(tmp_path):
-  experiments = {
-    "fine": LADDER["d8"],
-    "odd": override(BASE, {"model.heads": 3}),
-  }
-  with pytest.raises(ConfigError, match="not a multiple of"):
+@pytest.mark.parametrize(
+  "change,message",
+  [
+    ({"model.heads": 3}, "not a multiple of"),
+    ({"objective": SampledSoftmax(negatives=61)}, "exceeds the 60 items"),
+    (
+      {"model.auxiliary": Auxiliary(targets=("surface",))},
+      "model.auxiliary.targets",
+    ),
+    (
+      {"model.hierarchy": HierarchicalItems(attribute="genr")},
+      "did you mean 'genre'",
+    ),
+    (
+      {
+        "model.features": AllFeatures(),
+        "model.request": SometimesNeutral(names=("srface",)),
+      },
+      "did you mean 'surface'",
+    ),
+    (
+      {"data.weighting": Completion(feature="complete")},
+      "did you mean 'completion'",
+    ),
+  ],
+  ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_nothing_is_trained_if_one_experiment_cannot_run(
+  change, message, tmp_path
+):
+  experiments = {"fine": LADDER["d8"], "odd": override(BASE, change)}
+  with pytest.raises(ConfigError, match=message):
     launch.sweep(experiments, tmp_path)
   assert list(tmp_path.iterdir()) == []
 
