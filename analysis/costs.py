@@ -66,7 +66,7 @@ def attention(arms: Arms) -> Figure:
 
 _NAMES = {
   "reference": "full attention",
-  "window": "window of so many events",
+  "window": "window of so many tokens",
   "low rank": "low rank, of so many slots a block",
 }
 

@@ -227,8 +227,8 @@ def _attention(result: Result) -> list[Row]:
   at = next(row for row in result["lengths"] if row["window"] == 4_096)
   return [
     (
-      f"attention over 4,096 positions, {rank} slots a block of"
-      f" {result['block']}: ms",
+      f"attention with a bias of time, width {result['shape']['width']}, 4,096"
+      f" positions, {rank} slots a block of {result['block']}: ms",
       f"{at['ms'][f'low_rank_{rank}']:.0f}",
       "",
       f"full / low rank: {of['attention_speedup_4096']:.1f}; memory, low rank /"

@@ -5,12 +5,12 @@ r"""How far back must attention look, and how exactly?
     --reference reference --out runs/ablations/ablate_attention \
     --result analysis/results/ablate_attention
 
-The reference attends to all of the window: 512 events on the synthetic service,
+The reference attends to all of the window: 512 tokens on the synthetic service,
 200 on MovieLens-1M. A quarter of what a history tells on the synthetic service
-is more than a hundred events back.
+is more than a hundred tokens back.
 
-  window_N    the last N events, and nothing before
-  low_rank_R  the last 32 to 64 events exactly (MovieLens-1M: 20 to 40), and R
+  window_N    the last N tokens, and nothing before
+  low_rank_R  the last 32 to 64 tokens exactly (MovieLens-1M: 20 to 40), and R
               summary slots of each block of 32 (20) before them
 """
 

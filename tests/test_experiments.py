@@ -19,6 +19,7 @@ from fmjax.config import (
   Experiment,
   GeneralizedBce,
   Globo,
+  LowRankAttention,
   MovieLens,
   MovieLensSasrec,
   MultiToken,
@@ -85,13 +86,16 @@ DOWNLOADED = {
 
 def shrunken(experiment: Experiment) -> Experiment:
   """The same parts, small, for two steps."""
-  recency = experiment.data.recency
+  recency, attention = experiment.data.recency, experiment.model.attention
   if isinstance(recency, ChronologicalLast):
     recency = ChronologicalLast(share=0.5)  # of two steps, one
+  if isinstance(attention, LowRankAttention):
+    attention = LowRankAttention(block=16, rank=min(attention.rank, 16))
   return override(
     experiment,
     {
       "data.recency": recency,
+      "model.attention": attention,
       "model.width": 16,
       "model.layers": 1,
       "model.heads": 2,

@@ -9,11 +9,16 @@ from item_world import moved
 
 from fmjax import mesh
 from fmjax.config import (
+  AgeGate,
+  CandidateAge,
+  ConcatMixer,
+  DynamicCounts,
+  FixedGate,
   FullAttention,
   FusedAttention,
   GatedBlock,
   HstuBlock,
-  LearnedPositions,
+  ItemsConfig,
   LogBucketBias,
   LogGap,
   LowRankAttention,
@@ -188,35 +193,59 @@ def block(request):
   return request.param
 
 
-# Every block, every causal attention and both kinds of positions; a model is
-# slow to compile.
-@pytest.fixture(
-  params=[
-    (GatedBlock(), FullAttention(), LogBucketBias(), LearnedPositions()),
-    (GatedBlock(), FusedAttention(), NoRelativeTime(), LearnedPositions()),
-    (SasrecBlock(), FullAttention(), LogBucketBias(), LearnedPositions()),
-    (
-      GatedBlock(residual=PlainResidual()),
-      LowRankAttention(block=2, rank=1),
-      LogBucketBias(),
-      RotaryPositions(),
+def reading(block, attention, **choices) -> ModelConfig:
+  defaults = {
+    "width": 16,
+    "layers": 2,
+    "heads": 2,
+    "relative_time": LogBucketBias(),
+    "gap": LogGap(),
+  }
+  return ModelConfig(block=block, attention=attention, **(defaults | choices))
+
+
+# Every block, every causal attention, both kinds of positions, and every mixer
+# of ids with metadata; a model is slow to compile.
+READING = (
+  reading(GatedBlock(), FullAttention()),
+  reading(
+    GatedBlock(),
+    FusedAttention(),
+    relative_time=NoRelativeTime(),
+    items=ItemsConfig(
+      mixer=AgeGate(), age=CandidateAge(), dynamics=DynamicCounts()
     ),
-    (HstuBlock(), WindowAttention(span=3), LogBucketBias(), LearnedPositions()),
-  ],
-  ids=lambda parts: "-".join(type(part).__name__ for part in parts[:2]),
+  ),
+  reading(
+    SasrecBlock(),
+    WindowAttention(span=3),
+    positions=RotaryPositions(),
+    items=ItemsConfig(mixer=ConcatMixer()),
+  ),
+  reading(
+    GatedBlock(residual=PlainResidual()),
+    LowRankAttention(block=2, rank=1),
+    positions=RotaryPositions(),
+    items=ItemsConfig(mixer=FixedGate()),
+  ),
+  reading(HstuBlock(), WindowAttention(span=3)),
+  reading(HstuBlock(), FullAttention()),
+)
+
+
+@pytest.fixture(
+  params=READING,
+  ids=lambda config: "-".join(
+    type(part).__name__ for part in (config.block, config.attention)
+  ),
 )
 def config(request) -> ModelConfig:
-  block, attention, relative_time, positions = request.param
-  return ModelConfig(
-    width=16,
-    layers=2,
-    heads=2,
-    block=block,
-    attention=attention,
-    relative_time=relative_time,
-    positions=positions,
-    gap=LogGap(),
-  )
+  return request.param
+
+
+@pytest.fixture(scope="session")
+def reading_models() -> tuple[ModelConfig, ...]:
+  return READING
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import typing
 
 import attention_world as world
 import jax
@@ -13,8 +14,14 @@ from flax import nnx
 from fmjax import mesh
 from fmjax.model import attention as attention_lib
 from fmjax.model.attention import Fused, Sight, fused_kernel, query_blocks
+from fmjax.model.cache import Cached
 
 each_causal = pytest.mark.parametrize("name", world.FORMS)
+
+
+def test_every_attention_that_decodes_is_in_the_world():
+  found = {type(world.form(name)) for name in world.FORMS}
+  assert found == set(typing.get_args(Cached))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import typing
 
 import item_world as world
 import jax
@@ -22,6 +23,7 @@ from fmjax.config import (
   FixedGate,
   ItemsConfig,
   MetadataOnly,
+  Mixer,
   NoAge,
   NoDynamics,
   SomeMetadata,
@@ -37,6 +39,13 @@ from fmjax.model.heads import pair_logits
 from fmjax.model.items import ItemTable
 
 each_config = pytest.mark.parametrize("config", world.CONFIGS, ids=world.name)
+
+
+def test_every_mixer_is_in_the_world():
+  found = {type(config.mixer) for config in world.CONFIGS}
+  assert found == set(typing.get_args(Mixer))
+
+
 with_ids = pytest.mark.parametrize(
   "config",
   [c for c in world.CONFIGS if c.mixer != MetadataOnly()],

@@ -1,4 +1,6 @@
 import dataclasses
+import operator
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fmjax.config import (
+  Attention,
+  BidirectionalAttention,
   GatedBlock,
   HstuBlock,
   IdOnly,
   ItemOnly,
   ItemsConfig,
   LogBucketBias,
+  MetadataOnly,
+  Mixer,
   ModelConfig,
   NoRemat,
   NoTime,
@@ -63,6 +69,22 @@ def edit(batch: Batch, change) -> Batch:
     if field.name not in ("request", "previous", "outcome")
   }
   return Batch(**own, request=request, previous=previous)
+
+
+def test_invariants_are_asked_of_every_choice(reading_models):
+  asked = {
+    path: {type(operator.attrgetter(path)(model)) for model in reading_models}
+    for path in ("block", "attention", "positions", "items.mixer")
+  }
+  hints = typing.get_type_hints(ModelConfig)
+  assert asked == {
+    "block": set(typing.get_args(hints["block"])),
+    # Of the one that reads in both directions test_reading.py tells.
+    "attention": {*typing.get_args(Attention)} - {BidirectionalAttention},
+    "positions": set(typing.get_args(hints["positions"])),
+    # Alone, ids and metadata are asked by test_items.py.
+    "items.mixer": {*typing.get_args(Mixer)} - {IdOnly, MetadataOnly},
+  }
 
 
 def test_states_are_bit_equal_after_any_change_of_later_events(model, batch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import typing
 
 import item_world as world
 import jax
@@ -20,6 +21,7 @@ from fmjax.config import (
   ItemsConfig,
   MixedProposal,
   PopularityProposal,
+  Proposal,
   SampledSoftmax,
   SumMixer,
   UniformProposal,
@@ -51,6 +53,10 @@ def one_device():
 
 def make_table():
   return world.make_table(ItemsConfig(mixer=SumMixer()), catalog=CATALOG)
+
+
+def test_every_proposal_is_asked():
+  assert {*map(type, PROPOSALS)} == set(typing.get_args(Proposal))
 
 
 @functools.cache
