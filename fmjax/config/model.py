@@ -153,7 +153,7 @@ class PlainResidual(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GatedBlock(Config):
-  """Pre-norm, SwiGLU feed-forward, gated residuals (LiGR); the reference."""
+  """Pre-norm, SwiGLU feed-forward (Shazeer, 2020); the reference."""
 
   feed_forward: float = 8 / 3  # × width, rounded up to a multiple of 8
   residual: GatedResidual | PlainResidual = GatedResidual()
@@ -161,7 +161,10 @@ class GatedBlock(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SasrecBlock(Config):
-  """The block of SASRec: layer-normed queries, ReLU feed-forward of width d."""
+  """The block of SASRec (Kang and McAuley, 2018).
+
+  Layer-normed queries, ReLU feed-forward of width d.
+  """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,7 +172,8 @@ class HstuBlock(Config):
   """The block of HSTU (Zhai et al., 2024): pointwise SiLU attention.
 
   With a learned bias of relative position, and of time where `relative_time`
-  has one.
+  has one. Products of queries and keys are divided by the root of a head's
+  width, as in softmax attention; the paper has them as they are.
   """
 
 
@@ -197,7 +201,8 @@ class NextToken(Config):
 class MultiToken(Config):
   """A position predicts the next `horizons` tokens, by one item table.
 
-  The loss adds `weight` times the mean over horizons 2, 3, … of their losses.
+  As in Gloeckle et al., 2024, but a horizon has one linear map for a head. The
+  loss adds `weight` times the mean over horizons 2, 3, … of their losses.
   All are summed over targets and divided by the number of next tokens: near the
   end of a window fewer horizons have a target, and weigh less.
   """
@@ -233,9 +238,9 @@ class FlatItems(Config):
 class HierarchicalItems(Config):
   """A prediction of the item's attribute narrows that of the item.
 
-  Of a single-valued attribute a, p(item) = p(a) · p(item | a); of a bag, the
-  mean of its values' log-probabilities is added to the item's logit. The loss
-  adds `weight` times that of the attribute.
+  Of a single-valued attribute a, p(item) = p(a) · p(item | a) (Goodman, 2001);
+  of a bag, the mean of its values' log-probabilities is added to the item's
+  logit. The loss adds `weight` times that of the attribute.
   """
 
   attribute: str
@@ -249,7 +254,7 @@ class Causal(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Masked(Config):
-  """A share of the positions is hidden and asked for: BERT4Rec.
+  """A share of the positions is hidden and asked for (Sun et al., 2019).
 
   All others show their own token. To predict the next token, it is hidden.
   """
