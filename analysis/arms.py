@@ -48,10 +48,11 @@ def verdicts(arms: Arms) -> str:
   """A line an arm: the data sets and slices on which NDCG@10 rises or falls.
 
   Where the paired interval excludes 0; slices are named where they differ from
-  the whole.
+  the whole. And what validation, on which parts are chosen, says: the difference
+  of means over seeds.
   """
   lines = [
-    f"* `{arm}`: {_helps(found)}"
+    f"* `{arm}`: {_helps(found)}; validation: {_validation(found, arms)}"
     for arm in forests.arm_order(arms)
     if (found := {d: of[arm] for d, of in arms.items() if arm in of})
   ]
@@ -168,6 +169,20 @@ def _helps(found: Mapping[str, Result]) -> str:
   if neither:
     said.append(f"no difference in NDCG@10 shown on {' and on '.join(neither)}")
   return "; ".join(said)
+
+
+def _validation(found: Mapping[str, Result], arms: Arms) -> str:
+  """NDCG@10 minus the reference's, by data set, the same seeds of both."""
+  said = []
+  for data, result in found.items():
+    reference = arms[data][result["reference"]]
+    alone = len(result["seeds"]) < len(reference["seeds"])  # the first of both
+    values = [
+      one["validation" if alone else "validation_mean"]["ndcg@10"]
+      for one in (result, reference)
+    ]
+    said.append(f"{values[0] - values[1]:+.4f} ({NAMES[data]})")
+  return ", ".join(said)
 
 
 def _sign(part: Result) -> int:

@@ -161,6 +161,7 @@ def made_up():
     "attention": {
       "block": 32,
       "rank": 2,
+      "shape": {"width": 64},
       **low_rank(6.0),
       "ranks": {"2": low_rank(6.0), "4": low_rank(3.0)},
       "lengths": [

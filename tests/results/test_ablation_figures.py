@@ -61,6 +61,8 @@ def result(data: str, arm: str, difference: float | None, *, gated=False):
     "cold_below": 20,
     "config": {"objective": {"type": "FullSoftmax"}},
     "test_mean": {"popularity_lift@10": -0.5},
+    "validation": {"ndcg@10": 0.3 + (difference or 0.0)},
+    "validation_mean": {"ndcg@10": 0.2 + (difference or 0.0)},
     "compare": part["compare"],
     "slices": {
       "all": part,
@@ -199,8 +201,19 @@ def test_a_verdict_says_where_an_arm_helps_and_where_it_hurts(results):
     commit(results, "ablate_heads", arm)
   assert ablations.verdict("heads").markdown == (
     "* `auxiliary`: helps (NDCG@10) on synthetic service; hurts (NDCG@10) on"
-    " MovieLens-1M, cold items; no difference in NDCG@10 shown on KuaiRand-Pure"
+    " MovieLens-1M, cold items; no difference in NDCG@10 shown on KuaiRand-Pure;"
+    " validation: +0.3000 (synthetic service), +0.0000 (KuaiRand-Pure), +0.0000"
+    " (MovieLens-1M)"
   )
+
+
+def test_validation_compares_as_many_seeds_of_the_reference(results):
+  commit(results, "ablate_depth", result("synthetic", "reference", None))
+  arm = {**result("synthetic", "gated_8", 0.3), "reference": "reference"}
+  arm["validation_mean"]["ndcg@10"] = 0.9
+  commit(results, "ablate_depth", {**arm, "seeds": [0]})
+  said = ablations.verdict("depth").markdown
+  assert said.endswith("validation: +0.3000 (synthetic service)")
 
 
 def test_depth_is_told_by_what_is_kept_of_two_blocks(results):

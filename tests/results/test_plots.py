@@ -148,7 +148,7 @@ def test_every_row_of_the_performance_table_names_its_command(made_up):
     "3.00",
     "0.33",
   ]
-  what = "attention over 4,096 positions"
+  what = "attention with a bias of time, width 64, 4,096 positions"
   for rank, ms, ratio in ((2, "3", "6.0"), (4, "6", "3.0")):
     found = lines[f"{what}, {rank} slots a block of 32: ms"]
     assert found[:2] == [ms, ""]
