@@ -215,6 +215,18 @@ def unseen_table() -> str:
   return tables.markdown((*head, "oracle", "of the oracle's"), rows)
 
 
+def trained() -> tuple[int, float]:
+  """Runs of all studies, and the hours that they trained for, one core each."""
+  hours = {
+    run: result["train_s"] / 3_600
+    for study in STUDIES
+    for found in read(study).values()
+    for result in found.values()
+    for run in result["run_ids"]
+  }
+  return len(hours), sum(hours.values())
+
+
 def readme() -> str:
   """The README's block: the references, the mixers, the unseen items."""
   lines = [_references(), ""]
@@ -260,9 +272,11 @@ def readme() -> str:
       lines += [f"`ablate_{study}` is {_sentence(*commands(study))}.", ""]
   lines += [asked.readme(), ""]
   lines += ["NDCG@10 on items that training never saw:", "", unseen_table(), ""]
+  runs, hours = trained()
   lines.append(
     "Brackets: 95 % over users, paired where two methods are compared, seeds"
-    " averaged. [Every arm of every question](analysis/ablations.ipynb)."
+    f" averaged. The arms are {runs} runs, which trained for {hours:.1f} hours"
+    " of one core. [Every arm of every question](analysis/ablations.ipynb)."
   )
   return "\n".join(lines)
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from analysis import forests, tables
 from analysis.forests import NAMES, Arms, Result
 from experiments.ablations import SEEDS
@@ -48,8 +50,8 @@ def verdicts(arms: Arms) -> str:
   """A line an arm: the data sets and slices on which NDCG@10 rises or falls.
 
   Where the paired interval excludes 0; slices are named where they differ from
-  the whole. And what validation, on which parts are chosen, says: the difference
-  of means over seeds.
+  the whole. And what validation, on which parts are chosen, says: the mean
+  difference, and by seed the least and the largest.
   """
   lines = [
     f"* `{arm}`: {_helps(found)}; validation: {_validation(found, arms)}"
@@ -175,13 +177,15 @@ def _validation(found: Mapping[str, Result], arms: Arms) -> str:
   """NDCG@10 minus the reference's, by data set, the same seeds of both."""
   said = []
   for data, result in found.items():
-    reference = arms[data][result["reference"]]
-    alone = len(result["seeds"]) < len(reference["seeds"])  # the first of both
-    values = [
-      one["validation" if alone else "validation_mean"]["ndcg@10"]
-      for one in (result, reference)
-    ]
-    said.append(f"{values[0] - values[1]:+.4f} ({NAMES[data]})")
+    both = result, arms[data][result["reference"]]
+    if all("validation_seeds" in one for one in both):
+      values = [one["validation_seeds"]["ndcg@10"] for one in both]
+    else:  # older results have the mean of as many seeds
+      values = [[one["validation_mean"]["ndcg@10"]] for one in both]
+    found_s = [mine - base for mine, base in zip(*values, strict=False)]
+    mean, least, largest = np.mean(found_s), min(found_s), max(found_s)
+    spread = f", {least:+.4f} to {largest:+.4f}" if len(found_s) > 1 else ""
+    said.append(f"{mean:+.4f} ({NAMES[data]}{spread})")
   return ", ".join(said)
 
 

@@ -171,6 +171,9 @@ def compare_arms(
       "train_s": arm.rung.mean("train_s"),
       "cold_below": COLD,
       "validation_mean": {SELECTED_ON: arm.rung.validation},
+      "validation_seeds": {
+        SELECTED_ON: [r["validation"][SELECTED_ON] for r in arm.rung.results]
+      },
       "test_mean": {LIFT: _test_mean(arm, LIFT)},
     }
     mine, theirs, of_slice = arm.ranked, base.ranked, known

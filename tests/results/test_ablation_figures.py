@@ -58,11 +58,15 @@ def result(data: str, arm: str, difference: float | None, *, gated=False):
     "arm": arm,
     "reference": "reference" if arm == "reference" else "age_gate",
     "seeds": [0, 1, 2],
+    "run_ids": [f"{data}-{arm}-{seed}" for seed in range(3)],
+    "train_s": 1_800.0,  # a seed
     "cold_below": 20,
     "config": {"objective": {"type": "FullSoftmax"}},
     "test_mean": {"popularity_lift@10": -0.5},
-    "validation": {"ndcg@10": 0.3 + (difference or 0.0)},
     "validation_mean": {"ndcg@10": 0.2 + (difference or 0.0)},
+    "validation_seeds": {
+      "ndcg@10": [0.2, 0.1 + 2 * (difference or 0.0), 0.3 + (difference or 0.0)]
+    },
     "compare": part["compare"],
     "slices": {
       "all": part,
@@ -201,17 +205,22 @@ def test_a_verdict_says_where_an_arm_helps_and_where_it_hurts(results):
     commit(results, "ablate_heads", arm)
   assert ablations.verdict("heads").markdown == (
     "* `auxiliary`: helps (NDCG@10) on synthetic service; hurts (NDCG@10) on"
-    " MovieLens-1M, cold items; no difference in NDCG@10 shown on KuaiRand-Pure;"
-    " validation: +0.3000 (synthetic service), +0.0000 (KuaiRand-Pure), +0.0000"
-    " (MovieLens-1M)"
+    " MovieLens-1M, cold items; no difference in NDCG@10 shown on"
+    " KuaiRand-Pure; validation: +0.3000 (synthetic service, +0.0000 to"
+    " +0.6000), +0.0000 (KuaiRand-Pure, +0.0000 to +0.0000), +0.0000"
+    " (MovieLens-1M, +0.0000 to +0.0000)"
   )
 
 
 def test_validation_compares_as_many_seeds_of_the_reference(results):
   commit(results, "ablate_depth", result("synthetic", "reference", None))
   arm = {**result("synthetic", "gated_8", 0.3), "reference": "reference"}
-  arm["validation_mean"]["ndcg@10"] = 0.9
+  arm["validation_seeds"]["ndcg@10"] = [0.25]
   commit(results, "ablate_depth", {**arm, "seeds": [0]})
+  said = ablations.verdict("depth").markdown
+  assert said.endswith("validation: +0.0500 (synthetic service)")
+  del arm["validation_seeds"]
+  commit(results, "ablate_depth", arm)
   said = ablations.verdict("depth").markdown
   assert said.endswith("validation: +0.3000 (synthetic service)")
 
@@ -239,6 +248,15 @@ def test_weights_are_told_by_both_measures(results):
     "| KuaiRand-Pure | completion | **+0.2000 [+0.1000, +0.3000]**"
     " | +0.0500 [-0.0500, +0.1500] |"
   ) in ablations.weighted().markdown
+
+
+def test_a_run_that_studies_share_costs_once(results):
+  for study in ("ablate_depth", "ablate_loss"):
+    shared = result("synthetic", "reference", None)
+    commit(results, study, {**shared, "run_ids": ["a", "b", "c"]})
+  arm = {**result("synthetic", "gated_8", 0.3), "reference": "reference"}
+  commit(results, "ablate_depth", {**arm, "run_ids": ["d"], "train_s": 3_600})
+  assert ablations.trained() == (4, pytest.approx(2.5))
 
 
 def test_fewer_seeds_than_the_others_are_said(results):
