@@ -206,9 +206,9 @@ def test_a_verdict_says_where_an_arm_helps_and_where_it_hurts(results):
   assert ablations.verdict("heads").markdown == (
     "* `auxiliary`: helps (NDCG@10) on synthetic service; hurts (NDCG@10) on"
     " MovieLens-1M, cold items; no difference in NDCG@10 shown on"
-    " KuaiRand-Pure; validation: +0.3000 (synthetic service, +0.0000 to"
-    " +0.6000), +0.0000 (KuaiRand-Pure, +0.0000 to +0.0000), +0.0000"
-    " (MovieLens-1M, +0.0000 to +0.0000)"
+    " KuaiRand-Pure; validation: +0.3000 [-0.4452, +1.0452] (synthetic"
+    " service), +0.0000 [+0.0000, +0.0000] (KuaiRand-Pure), +0.0000 [+0.0000,"
+    " +0.0000] (MovieLens-1M)"
   )
 
 
