@@ -9,9 +9,10 @@ The reference predicts the item alone.
 
   auxiliary       heads of their own for the item's genres and for what the
                   person will do (MovieTweetings: the rating)
-  by_genre        the genre's probabilities are added to the item's logit
   by_language     the item is predicted among those of a predicted language
                   (synthetic service)
+  by_genre        the genres' probabilities are added to the item's logit
+                  (MovieTweetings, whose films have several)
 
 Every attribute and every field has a tenth of the item's weight in the loss.
 """
@@ -24,10 +25,7 @@ AUXILIARY = {
   "movietweetings": ("genre", "rating"),
 }
 _WEIGHT = 0.1  # of each
-_HIERARCHIES = {
-  "synthetic": ("genre", "language"),
-  "movietweetings": ("genre",),
-}
+_HIERARCHY = {"synthetic": "language", "movietweetings": "genre"}
 
 
 def experiments() -> dict[str, Experiment]:
@@ -35,19 +33,14 @@ def experiments() -> dict[str, Experiment]:
 
 
 def changes(data: str) -> ablations.Changes:
-  targets = AUXILIARY[data]
+  targets, attribute = AUXILIARY[data], _HIERARCHY[data]
   return {
     "auxiliary": {
       "model.auxiliary": Auxiliary(
         targets=targets, weight=_WEIGHT * len(targets)
       )
     },
-    **{
-      f"by_{attribute}": {
-        "model.hierarchy": HierarchicalItems(
-          attribute=attribute, weight=_WEIGHT
-        )
-      }
-      for attribute in _HIERARCHIES[data]
+    f"by_{attribute}": {
+      "model.hierarchy": HierarchicalItems(attribute=attribute, weight=_WEIGHT)
     },
   }
