@@ -24,7 +24,7 @@ from fmjax.config import (
 
 BLOCKS = {"synthetic": 32, "movielens_1m": 20}
 RANKS = {"synthetic": (2, 4), "movielens_1m": (5,)}
-DEAR_RANKS = (8, 16, 32)  # of the synthetic service
+DEAR_RANKS = (8, 32)  # of the synthetic service
 # Two blocks; and, on the synthetic service, the pairs of four slots.
 SPANS = {"synthetic": (64, 128), "movielens_1m": (40,)}
 
