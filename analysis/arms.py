@@ -142,7 +142,7 @@ def difference(result: Result, part: str, metric: str) -> str:
   if "to_reference" not in of_part or not forests.says(result, metric):
     return ""
   text = tables.signed(of_part["to_reference"][metric], bold=True)
-  return text + _fewer_seeds(result)
+  return text + fewer_seeds(result)
 
 
 def gap(part: Result) -> str:
@@ -152,7 +152,7 @@ def gap(part: Result) -> str:
 def _helps(found: Mapping[str, Result]) -> str:
   helps, hurts, neither = [], [], []
   for data, result in found.items():
-    name = NAMES[data] + _fewer_seeds(result)
+    name = NAMES[data] + fewer_seeds(result)
     signs = {part: _sign(result["slices"][part]) for part in _PARTS}
     whole = signs.pop("all")
     told = [part for part, sign in signs.items() if sign not in (0, whole)]
@@ -205,7 +205,7 @@ def _sign(part: Result) -> int:
   return 1 if paired["difference"] > 0 else -1
 
 
-def _fewer_seeds(result: Result) -> str:
+def fewer_seeds(result: Result) -> str:
   """Where an arm has fewer seeds than all studies are meant to have."""
   seeds = len(result["seeds"])
   plural = "" if seeds == 1 else "s"

@@ -4,6 +4,7 @@ import re
 
 from matplotlib.figure import Figure
 
+from analysis import arms as arms_lib
 from analysis import plots
 from analysis.forests import COLORS, NAMES, Arms, Result
 
@@ -51,7 +52,7 @@ def attention(arms: Arms) -> Figure:
       told.add(kind)
       if label:
         axis.annotate(
-          label,
+          label + arms_lib.fewer_seeds(result),
           (_cost(result), value),
           xytext=(6, 6),
           textcoords="offset points",

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from analysis import ablations, asked, forests, plots, readme
+from analysis import ablations, asked, costs, forests, plots, readme
 from fmjax.__main__ import parse
 from fmjax.cli.experiment_file import load
 
@@ -287,6 +287,34 @@ def test_figures_are_the_same_twice_and_every_axis_says_what_it_shows(measured):
     for axis in draw(content).axes:
       assert axis.get_xlabel()
       assert axis.get_title(loc="left")
+
+
+def test_attention_is_drawn_by_what_it_costs_and_what_it_brings(results):
+  run = {"data": {"rows": 2, "window": 50}, "run": {"steps": 10}}
+  for arm, flops, difference, seeds in (
+    ("reference", 4e9, None, 3),
+    ("low_rank_2", 2e9, -0.3, 3),
+    ("low_rank_8", 3e9, 0.1, 1),
+    ("window_64", 1e9, -0.2, 3),
+  ):
+    content = result("synthetic", arm, difference) | {
+      "reference": "reference",
+      "seeds": list(range(seeds)),
+      "config": run,
+      "flops": {"by_part": {"attention": flops}},
+    }
+    content["slices"]["all"]["ndcg@10"] = 0.4 + (difference or 0.0)
+    commit(results, "ablate_attention", content)
+  (axis,) = costs.attention(ablations.read("attention")).axes
+  drawn = {text.get_text(): text.xy for text in axis.texts}
+  assert drawn == {
+    "2": pytest.approx((2.0, 0.1)),  # 2e9 FLOPs for 1,000 positions
+    "8 (1 seed)": pytest.approx((3.0, 0.5)),
+    "64": pytest.approx((1.0, 0.2)),
+  }
+  band, *_ = axis.patches
+  low, high = band.get_y(), band.get_y() + band.get_height()
+  assert (low, high) == pytest.approx((0.98 * 0.4, 1.02 * 0.4))
 
 
 def test_the_gate_is_drawn_by_age_without_what_nobody_has_met():
