@@ -149,6 +149,13 @@ def gap(part: Result) -> str:
   return tables.value(part, "gap_closed", digits=3)
 
 
+def fewer_seeds(result: Result) -> str:
+  """Where an arm has fewer seeds than all studies are meant to have."""
+  seeds = len(result["seeds"])
+  plural = "" if seeds == 1 else "s"
+  return "" if seeds >= SEEDS else f" ({seeds} seed{plural})"
+
+
 def _helps(found: Mapping[str, Result]) -> str:
   helps, hurts, neither = [], [], []
   for data, result in found.items():
@@ -203,13 +210,6 @@ def _sign(part: Result) -> int:
   if paired is None or not paired["separates"]:
     return 0
   return 1 if paired["difference"] > 0 else -1
-
-
-def fewer_seeds(result: Result) -> str:
-  """Where an arm has fewer seeds than all studies are meant to have."""
-  seeds = len(result["seeds"])
-  plural = "" if seeds == 1 else "s"
-  return "" if seeds >= SEEDS else f" ({seeds} seed{plural})"
 
 
 def _mean(

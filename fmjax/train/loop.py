@@ -76,13 +76,12 @@ class Outcome:
 
 
 def check(experiment: Experiment, prepared: Prepared) -> None:
-  """Refuses what the data cannot give, without training or reading them.
+  """Refuses what the data cannot give, without reading their events.
 
   Raises:
     ConfigError: more negatives than items; a field that is asked for is not
       there, or is not what is asked for.
   """
-  validate(experiment)
   model, spec = experiment.model, prepared.spec
   check_negatives(experiment.objective, items=spec.items - 1)
   targets_of(model.auxiliary, spec)
@@ -144,6 +143,7 @@ def train(
     ConfigError: the checkpoint in `run_dir` is of another configuration, or the
       data lack what the configuration reads.
   """
+  validate(experiment)
   check(experiment, prepared)
   run_dir.mkdir(parents=True, exist_ok=True)
   config_path = run_dir / "config.json"
