@@ -15,6 +15,7 @@ peer_quality.py). `unseen` is `timed` on films that training never saw
 from fmjax.config import (
   AgeGate,
   CalendarTime,
+  CosineDecay,
   DataConfig,
   EventTokens,
   Experiment,
@@ -70,7 +71,7 @@ def sasrec_ce() -> Experiment:
       block=SasrecBlock(),
     ),
     objective=FullSoftmax(chunk=256),
-    optim=OptimConfig(learning_rate=2e-3, warmup=0.02),
+    optim=OptimConfig(learning_rate=2e-3, schedule=CosineDecay(warmup=0.02)),
     run=RunConfig(
       steps=_EPOCHS * EPOCH,
       evaluate_every=4 * EPOCH,
@@ -119,7 +120,7 @@ def timed() -> Experiment:
       items=ItemsConfig(mixer=AgeGate(id_dropout=0.0)),
     ),
     objective=FullSoftmax(chunk=256),
-    optim=OptimConfig(learning_rate=2e-3, warmup=0.02),
+    optim=OptimConfig(learning_rate=2e-3, schedule=CosineDecay(warmup=0.02)),
     run=RunConfig(
       steps=steps,
       evaluate_every=2 * _TIMED_EPOCH,

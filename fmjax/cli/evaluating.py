@@ -18,6 +18,7 @@ from fmjax.config import (
   Experiment,
   Masked,
   SometimesNeutral,
+  Targets,
 )
 from fmjax.data.schema import Encoded
 from fmjax.data.store import Prepared
@@ -26,7 +27,7 @@ from fmjax.eval.evaluate import evaluate
 from fmjax.eval.heads import evaluate_head
 from fmjax.eval.popularity import LIFT, measured
 from fmjax.eval.slices import slices
-from fmjax.eval.timeline import SplitName, Targets
+from fmjax.eval.timeline import SplitName
 from fmjax.model.request import neutral_fields
 from fmjax.scaling import launch, measure, records, rungs
 from fmjax.scaling.paired import METRICS, difference

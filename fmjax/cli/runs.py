@@ -5,14 +5,14 @@ import pathlib
 from typing import Any
 
 from fmjax.cli.terminal import Terminal
-from fmjax.config import ConfigError, Experiment, from_dict
+from fmjax.config import ConfigError, Experiment, Targets, from_dict
 from fmjax.data.prepare import ensure_prepared
 from fmjax.data.schema import DataError
 from fmjax.data.store import Prepared
 from fmjax.eval.baselines import baselines
 from fmjax.eval.compare import compare
 from fmjax.eval.ranked import Ranked, from_parquet
-from fmjax.eval.timeline import SplitName, Targets
+from fmjax.eval.timeline import SplitName
 from fmjax.model.recommender import Recommender
 from fmjax.scaling.records import read_json
 from fmjax.train.loop import RunError, load_selected

@@ -36,7 +36,13 @@ from fmjax.config.data import (
   Weighting,
   validate_split,
 )
-from fmjax.config.experiment import Experiment, identity, validate
+from fmjax.config.experiment import (
+  Experiment,
+  branch_step,
+  identity,
+  trunk_identity,
+  validate,
+)
 from fmjax.config.items import (
   AgeGate,
   AllMetadata,
@@ -76,6 +82,7 @@ from fmjax.config.model import (
   LogGap,
   LowRankAttention,
   Masked,
+  MaximalUpdate,
   ModelConfig,
   MultiToken,
   NextToken,
@@ -91,10 +98,13 @@ from fmjax.config.model import (
   RotaryPositions,
   SasrecBlock,
   SometimesNeutral,
+  StandardScale,
   WindowAttention,
 )
 from fmjax.config.training import (
+  TARGETS,
   BinaryCrossEntropy,
+  CosineDecay,
   FullSoftmax,
   GeneralizedBce,
   InBatchProposal,
@@ -105,6 +115,9 @@ from fmjax.config.training import (
   Proposal,
   RunConfig,
   SampledSoftmax,
+  Schedule,
+  StableDecay,
+  Targets,
   UniformProposal,
 )
 from fmjax.config.tree import (

@@ -9,6 +9,7 @@ from typing import Any
 from fmjax.config.data import (
   ChronologicalLast,
   DataConfig,
+  UniformRecency,
   validate_data,
 )
 from fmjax.config.model import (
@@ -20,15 +21,19 @@ from fmjax.config.model import (
   validate_model,
 )
 from fmjax.config.training import (
+  CosineDecay,
   FullSoftmax,
   Objective,
   OptimConfig,
   RunConfig,
+  StableDecay,
   validate_objective,
   validate_optim,
   validate_run,
 )
 from fmjax.config.tree import Config, ConfigError, to_dict
+
+_LENGTH = ("steps", "evaluate_every")  # of a run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +63,34 @@ def identity(config: Experiment) -> dict[str, Any]:
     "seed": run.seed,
     "steps": run.steps,
     "evaluate_every": run.evaluate_every,
+    "targets": run.targets,
   }
+
+
+def trunk_identity(config: Experiment) -> dict[str, Any] | None:
+  """What runs share that differ in length alone and branch off one trunk.
+
+  Until the shorter one decays they are the same to the bit. None where a run is
+  no branch: its rate or its data depend on the length from the start, or a step
+  before the end may be selected.
+  """
+  if (
+    not isinstance(config.optim.schedule, StableDecay)
+    or not isinstance(config.data.recency, UniformRecency)
+    or config.run.evaluate_every < config.run.steps
+  ):
+    return None
+  shared = identity(config)
+  return {k: v for k, v in shared.items() if k not in _LENGTH}
+
+
+def branch_step(config: Experiment) -> int:
+  """Steps that a run shares with longer ones of its trunk."""
+  match config.optim.schedule:
+    case StableDecay() as schedule:
+      return schedule.stable_until(config.run.steps)
+    case CosineDecay():
+      return 0
 
 
 def validate(config: Experiment) -> None:
@@ -75,6 +107,15 @@ def validate(config: Experiment) -> None:
           f"data.recency.share={share} of run.steps={config.run.steps} is not"
           " one step; raise it, or use UniformRecency()"
         )
+  match config.optim.schedule:
+    case StableDecay(warmup_steps=warmup_steps) if warmup_steps > branch_step(
+      config
+    ):
+      raise ConfigError(
+        f"optim.schedule.warmup_steps={warmup_steps} exceeds the"
+        f" {branch_step(config)} steps of run.steps={config.run.steps} before"
+        " the decay; lower it, or train for longer"
+      )
   if config.data.rows % config.run.mesh_data:
     raise ConfigError(
       f"data.rows={config.data.rows} does not divide over"

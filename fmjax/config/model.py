@@ -280,6 +280,24 @@ class SometimesNeutral(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class StandardScale(Config):
+  """Every width trains as it is: the best learning rate falls with width."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaximalUpdate(Config):
+  """Widths train alike, so the best learning rate of one is that of all: μP.
+
+  With m = width / `base_width`, matrices between two widths learn at 1 / m of
+  the learning rate and logits are divided by m (Yang et al., 2022, "Tensor
+  Programs V", table 8). Item tables and everything else with one side of that
+  width learn as at `base_width`. A model of that width is as if without.
+  """
+
+  base_width: int = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config):
   width: int = 64
   layers: int = 2
@@ -298,8 +316,18 @@ class ModelConfig(Config):
   horizons: NextToken | MultiToken = NextToken()
   auxiliary: NoAuxiliary | Auxiliary = NoAuxiliary()
   hierarchy: FlatItems | HierarchicalItems = FlatItems()
+  scale: StandardScale | MaximalUpdate = StandardScale()
   remat: NoRemat | RematElementwise | RematBlocks = NoRemat()
   dtype: str = "float32"  # of activations; "bfloat16" keeps float32 parameters
+
+  @property
+  def width_ratio(self) -> float:
+    """Width over that of the model whose learning rate this one takes."""
+    match self.scale:
+      case StandardScale():
+        return 1.0
+      case MaximalUpdate(base_width=base_width):
+        return self.width / base_width
 
 
 def validate_model(model: ModelConfig) -> None:
@@ -318,6 +346,15 @@ def validate_model(model: ModelConfig) -> None:
     )
   if isinstance(model.block, GatedBlock):
     require_positive({"model.block.feed_forward": model.block.feed_forward})
+  match model.scale:
+    case MaximalUpdate(base_width=base_width):
+      require_positive({"model.scale.base_width": base_width})
+      if not isinstance(model.block, GatedBlock):
+        raise ConfigError(
+          f"model.scale={model.scale} is not known for"
+          f" model.block={model.block}, whose inputs or weights grow with the"
+          " width; use GatedBlock()"
+        )
   if isinstance(model.time, CalendarTime):
     require_not_negative({"model.time.slow_terms": model.time.slow_terms})
   for path, choice in {

@@ -1,13 +1,18 @@
 """Objective, optimizer and run."""
 
 import dataclasses
+from typing import Literal, get_args
 
 from fmjax.config.tree import (
   Config,
   ConfigError,
   require_not_negative,
   require_positive,
+  suggest,
 )
+
+Targets = Literal["first", "all"]
+TARGETS = list(get_args(Targets))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,15 +90,40 @@ Objective = FullSoftmax | SampledSoftmax | BinaryCrossEntropy | GeneralizedBce
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimConfig(Config):
-  """AdamW: linear warm-up, then cosine decay to `final_fraction` of the peak.
+class CosineDecay(Config):
+  """Linear warm-up, then half a cosine to `final_fraction` of the peak."""
 
-  Norms and biases are not decayed.
-  """
-
-  learning_rate: float = 1e-3
   warmup: float = 0.05  # share of the steps
   final_fraction: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StableDecay(Config):
+  """Linear warm-up, a constant rate, and a fall to 0 over the last steps.
+
+  The warm-up is counted in steps, so runs of all lengths are one until the
+  shorter one decays: short runs branch off a long one (Hu et al., 2024,
+  "MiniCPM"). The rate falls by 1 - √, which Haegele et al. (2024, "Scaling Laws
+  and Compute-Optimal Training Beyond Fixed Training Durations") found best.
+  """
+
+  warmup_steps: int = 50
+  decay: float = 0.2  # share of the steps
+
+  def stable_until(self, steps: int) -> int:
+    """Steps taken before the rate begins to fall."""
+    return steps - max(1, round(self.decay * steps))
+
+
+Schedule = CosineDecay | StableDecay
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig(Config):
+  """AdamW; norms and biases are not decayed."""
+
+  learning_rate: float = 1e-3
+  schedule: Schedule = CosineDecay()
   weight_decay: float = 0.01
   b1: float = 0.9
   b2: float = 0.98
@@ -105,6 +135,7 @@ class RunConfig(Config):
   steps: int = 500
   seed: int = 0
   evaluate_every: int = 100  # steps; selects the step on validation NDCG@10
+  targets: Targets = "first"  # of each user, in a result
   checkpoint_every: int = 100  # steps
   log_every: int = 10  # steps
   mesh_data: int = 1  # devices along the "data" axis
@@ -147,12 +178,15 @@ def _require_mixed(uniform: float, *, negatives: int) -> None:
 
 def validate_optim(optim: OptimConfig) -> None:
   """Refuses rates and shares outside their range."""
-  shares = {
-    "optim.warmup": optim.warmup,
-    "optim.final_fraction": optim.final_fraction,
-    "optim.b1": optim.b1,
-    "optim.b2": optim.b2,
-  }
+  shares = {"optim.b1": optim.b1, "optim.b2": optim.b2}
+  match optim.schedule:
+    case CosineDecay(warmup=warmup, final_fraction=final_fraction):
+      shares["optim.schedule.warmup"] = warmup
+      shares["optim.schedule.final_fraction"] = final_fraction
+    case StableDecay(warmup_steps=warmup_steps, decay=decay):
+      require_not_negative({"optim.schedule.warmup_steps": warmup_steps})
+      require_positive({"optim.schedule.decay": decay})
+      shares["optim.schedule.decay"] = decay
   for path, value in shares.items():
     if not 0 <= value < 1:
       raise ConfigError(f"{path}={value} is not in [0, 1)")
@@ -178,3 +212,7 @@ def validate_run(run: RunConfig) -> None:
       "run.mesh_model": run.mesh_model,
     }
   )
+  if run.targets not in TARGETS:
+    raise ConfigError(
+      f"run.targets={run.targets!r}" + suggest(run.targets, TARGETS)
+    )

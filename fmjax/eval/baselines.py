@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fmjax.config import Targets
 from fmjax.data.schema import Kind
 from fmjax.data.store import Prepared
 from fmjax.eval import static
@@ -23,7 +24,7 @@ from fmjax.eval.genre import popularity_genre
 from fmjax.eval.groups import first_field, groups_of
 from fmjax.eval.oracle import oracle
 from fmjax.eval.ranked import TOP, Ranked
-from fmjax.eval.timeline import Queries, SplitName, Targets, Timeline, timeline
+from fmjax.eval.timeline import Queries, SplitName, Timeline, timeline
 
 WINDOWS_DAYS = (1, 3, 7, 30)
 

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from fmjax.config import DataConfig
+from fmjax.config import DataConfig, Targets
 from fmjax.data.batch import Batch
 from fmjax.data.store import Prepared
 from fmjax.data.windows import batch_iterator, evaluation_batches
 from fmjax.eval.metrics import MetricError, means
 from fmjax.eval.rank import candidates, rank, target_score
 from fmjax.eval.ranked import TOP, Ranked
-from fmjax.eval.timeline import SplitName, Targets, timeline
+from fmjax.eval.timeline import SplitName, timeline
 from fmjax.mesh import shard_batch
 
 _SECONDS_PER_DAY = 86_400
@@ -184,10 +184,13 @@ class ValidationEvaluator:
     data: DataConfig,
     *,
     period: int,
+    targets: Targets = "first",
     chunk: int = 256,
   ):
     self.period = period
-    self._ask = Evaluation(prepared, data, split="validation", chunk=chunk)
+    self._ask = Evaluation(
+      prepared, data, split="validation", targets=targets, chunk=chunk
+    )
 
   def __call__(self, model: Model, step: int) -> dict[str, float]:
     """Metrics without intervals, as "validation/ndcg@10" and so on."""

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fmjax.config import DataConfig
+from fmjax.config import DataConfig, Targets
 from fmjax.data.batch import Batch
 from fmjax.data.decoded import histories, training_targets
 from fmjax.data.schema import DataError, Kind
@@ -22,7 +22,7 @@ from fmjax.data.windows import batch_iterator, evaluation_batches
 from fmjax.eval.fields import Field, head_of
 from fmjax.eval.genre import interpolated
 from fmjax.eval.metrics import PERCENTILES, by_user, resamples
-from fmjax.eval.timeline import SplitName, Targets, Timeline, timeline
+from fmjax.eval.timeline import SplitName, Timeline, timeline
 from fmjax.mesh import shard_batch
 from fmjax.model.recommender import Recommender
 

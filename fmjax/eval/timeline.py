@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 
+from fmjax.config import Targets
 from fmjax.data.decoded import histories
 from fmjax.data.store import Index, Prepared
 
 SplitName = Literal["validation", "test"]
-Targets = Literal["first", "all"]
 
 _USERS_AT_ONCE = 4_096  # decoded together
 

@@ -84,6 +84,8 @@ class Recommender(nnx.Module):
     self.input_scale = (
       config.width**0.5 if isinstance(config.block, SasrecBlock) else 1.0
     )
+    # What states are asked for is a sum over the width.
+    self.output_scale = 1 / config.width_ratio
     self.items = ItemTable(
       config.items,
       spec,
@@ -187,7 +189,7 @@ class Recommender(nnx.Module):
         (params, layer_keys),
         unroll=_UNROLL,
       )
-    return self.final_norm(x_nd).astype(jnp.float32)
+    return self.final_norm(x_nd).astype(jnp.float32) * self.output_scale
 
   def item_head(self, candidates_c: jax.Array | None = None) -> Head:
     """The head over some candidates, or over the whole catalog."""

@@ -21,14 +21,23 @@ import dataclasses
 import fcntl
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any, Literal
 
 from fmjax.config import (
   ConfigError,
   Experiment,
+  branch_step,
   content_hash,
   identity,
+  trunk_identity,
   validate,
 )
 from fmjax.data.prepare import ensure_prepared
@@ -85,6 +94,28 @@ class Entry:
   prepared: Prepared
   run_dir: pathlib.Path
 
+  @property
+  def trunk(self) -> str:
+    """Shared by runs that branch off one another; else the run's own."""
+    shared = trunk_identity(self.experiment)
+    if shared is None:
+      return self.run_dir.name
+    return content_hash({**shared, "data_checksum": self.prepared.checksum})
+
+
+def jobs(entries: Iterable[Entry]) -> list[list[Entry]]:
+  """What is worked on in order: the runs of a trunk, the longest first.
+
+  It keeps the states with which the others begin.
+  """
+  found: dict[str, list[Entry]] = {}
+  for entry in entries:
+    found.setdefault(entry.trunk, []).append(entry)
+  return [
+    sorted(job, key=lambda entry: -entry.experiment.run.steps)
+    for job in found.values()
+  ]
+
 
 def plan(
   experiments: Mapping[str, Experiment], root: pathlib.Path
@@ -138,8 +169,12 @@ def execute(
   name: str,
   root: pathlib.Path,
   prepared: Prepared | None = None,
+  branches: Collection[int] = (),
+  trunk: pathlib.Path | None = None,
 ) -> pathlib.Path:
   """Trains, resumes or keeps one run, and evaluates its selected step.
+
+  `branches` and `trunk` are those of `train.loop.train`.
 
   Returns:
     The run's directory; `state_of` tells "done" or, after SIGTERM,
@@ -159,7 +194,16 @@ def execute(
       return run_dir
     run_dir.mkdir(parents=True, exist_ok=True)
     with _lock(run_dir):
-      _execute(experiment, prepared, run_dir, name=name, run=run, stop=stop)
+      _execute(
+        experiment,
+        prepared,
+        run_dir,
+        name=name,
+        run=run,
+        stop=stop,
+        branches=branches,
+        trunk=trunk,
+      )
     return run_dir
 
 
@@ -214,19 +258,33 @@ def sweep(
     entries = plan(experiments, root)
     if listed:
       write_list(root, listed, entries)
-    for prepared in {e.prepared.checksum: e.prepared for e in entries}.values():
+    asked = {
+      (e.prepared.checksum, e.experiment.run.targets): e for e in entries
+    }
+    for entry in asked.values():
       if not stop.requested:
-        baselines_of(prepared, root=root)
-    return [
-      _sweep_one(entry, root, retry_failed=retry_failed, stop=stop, say=say)
-      for entry in entries
-    ]
+        targets = entry.experiment.run.targets
+        baselines_of(entry.prepared, root=root, targets=targets)
+    rows = {
+      entry.name: _sweep_one(
+        entry,
+        root,
+        job=job,
+        retry_failed=retry_failed,
+        stop=stop,
+        say=say,
+      )
+      for job in jobs(entries)
+      for entry in job
+    }
+    return [rows[entry.name] for entry in entries]
 
 
 def _sweep_one(
   entry: Entry,
   root: pathlib.Path,
   *,
+  job: Sequence[Entry],
   retry_failed: bool,
   stop: Stop,
   say: Say,
@@ -244,7 +302,12 @@ def _sweep_one(
     say(f"{entry.name}: to be {action} in {run_dir}")
     try:
       execute(
-        entry.experiment, name=entry.name, root=root, prepared=entry.prepared
+        entry.experiment,
+        name=entry.name,
+        root=root,
+        prepared=entry.prepared,
+        branches=_branches(entry, job),
+        trunk=None if entry is job[0] else job[0].run_dir,
       )
     except BusyError:
       action = "skipped"
@@ -266,6 +329,17 @@ def _sweep_one(
   )
 
 
+def _branches(entry: Entry, job: Sequence[Entry]) -> list[int]:
+  """Steps at which runs that are still to be begun leave this one's trunk."""
+  if entry is not job[0]:
+    return []
+  return [
+    branch_step(other.experiment)
+    for other in job[1:]
+    if state_of(other.run_dir) == "new"
+  ]
+
+
 _ACTIONS = {
   "new": "trained",
   "killed": "resumed",
@@ -284,6 +358,8 @@ def _execute(
   name: str,
   run: str,
   stop: Stop,
+  branches: Collection[int],
+  trunk: pathlib.Path | None,
 ) -> None:
   status_path = run_dir / "status.json"
   old = records.read_json(status_path) or {}
@@ -308,10 +384,15 @@ def _execute(
       run_dir,
       evaluators=[
         ValidationEvaluator(
-          prepared, experiment.data, period=experiment.run.evaluate_every
+          prepared,
+          experiment.data,
+          period=experiment.run.evaluate_every,
+          targets=experiment.run.targets,
         )
       ],
       name=name,
+      branches=branches,
+      trunk=trunk,
     )
     if outcome.state == "interrupted" or stop.requested:
       mark("interrupted", step=outcome.step)

@@ -10,10 +10,13 @@ from fmjax import mesh
 from fmjax.config import (
   AgeGate,
   Experiment,
+  Targets,
   content_hash,
   from_dict,
+  identity,
   override,
   to_dict,
+  trunk_identity,
 )
 from fmjax.data.prepare import ensure_prepared
 from fmjax.data.schema import DataError
@@ -60,7 +63,7 @@ def measure(
   with mesh.use(mesh.make_mesh(data=run.mesh_data, model=run.mesh_model)):
     model, step = load_selected(experiment, prepared, run_dir)
     test, validation = (
-      evaluate(model, prepared, data, split=split)
+      evaluate(model, prepared, data, split=split, targets=run.targets)
       for split in ("test", "validation")
     )
     gate = _gate(experiment, model)
@@ -81,6 +84,7 @@ def measure(
     "tokens": outcome.tokens,
     "unique_tokens": min(in_data, outcome.tokens),
     "epochs": outcome.tokens / max(in_data * asked, 1),
+    "trunk": trunk_of(experiment),
     "flops": _flops(
       experiment,
       prepared,
@@ -102,6 +106,12 @@ def measure(
   }
 
 
+def trunk_of(experiment: Experiment) -> str:
+  """Shared by runs that are one until they decay: they are no separate luck."""
+  shared = trunk_identity(experiment)
+  return content_hash(identity(experiment) if shared is None else shared)
+
+
 def eval_hash() -> str:
   """Of the sources that a run's result depends on, beside its model."""
   return records.code_hash(_RESULTS)
@@ -114,20 +124,24 @@ def is_current(run_dir: pathlib.Path) -> bool:
   return present and result.get("eval_hash") == eval_hash()
 
 
-def baseline_dir(data_checksum: str, *, root: pathlib.Path) -> pathlib.Path:
+def baseline_dir(
+  data_checksum: str, *, root: pathlib.Path, targets: Targets = "first"
+) -> pathlib.Path:
   """Where the baselines of a data set are kept, present or not."""
   code = records.code_hash(_ANSWERS)
-  key = content_hash({"data_checksum": data_checksum, "code_hash": code})
-  return root / "baselines" / key
+  asked = {"data_checksum": data_checksum, "targets": targets}
+  return root / "baselines" / content_hash({**asked, "code_hash": code})
 
 
-def baselines_of(prepared: Prepared, *, root: pathlib.Path) -> pathlib.Path:
+def baselines_of(
+  prepared: Prepared, *, root: pathlib.Path, targets: Targets = "first"
+) -> pathlib.Path:
   """The folder with every baseline's test ranks; ranked now if absent."""
-  folder = baseline_dir(prepared.checksum, root=root)
+  folder = baseline_dir(prepared.checksum, root=root, targets=targets)
   if (folder / "summary.json").is_file():
     return folder
   folder.mkdir(parents=True, exist_ok=True)
-  ranked = baselines(prepared, split="test")
+  ranked = baselines(prepared, split="test", targets=targets)
   for name, answer in ranked.items():
     answer.to_parquet(folder / f"{name}.parquet")
   # Written last: its presence says that the others are whole.
@@ -146,7 +160,8 @@ def baselines_of_result(
   Raises:
     DataError: they are not ranked yet, and the run's data are no longer there.
   """
-  folder = baseline_dir(result["data_checksum"], root=root)
+  targets = result["catalog"]["targets"]
+  folder = baseline_dir(result["data_checksum"], root=root, targets=targets)
   if (folder / "summary.json").is_file():
     return folder
   prepared = ensure_prepared(from_dict(result["config"]).data)
@@ -155,7 +170,7 @@ def baselines_of_result(
       f"the data of {result['name']} has changed since it was trained"
       f" ({result['data_checksum']}, now {prepared.checksum}): sweep again"
     )
-  return baselines_of(prepared, root=root)
+  return baselines_of(prepared, root=root, targets=targets)
 
 
 def read_baselines(folder: pathlib.Path) -> dict[str, Ranked]:

@@ -1,11 +1,13 @@
 """Checkpoints: state, data position and config together, saved asynchronously.
 
 `checkpoints/` holds the latest state, to resume from; `selected/` the model of
-the step that validation chose, to evaluate and serve.
+the step that validation chose, to evaluate and serve; `branches/` states with
+which shorter runs begin.
 """
 
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -14,13 +16,17 @@ import orbax.checkpoint as ocp
 from fmjax.config import (
   ConfigError,
   Experiment,
+  branch_step,
   from_dict,
   identity,
   to_dict,
+  trunk_identity,
 )
 from fmjax.model.items import ByDay
 from fmjax.model.recommender import Recommender
 from fmjax.train.state import TrainState
+
+BRANCHES = "branches"  # a run's folder of them
 
 Tree = TypeVar("Tree", TrainState, Recommender)
 
@@ -48,13 +54,7 @@ class Checkpoints:
     # What the facts say was selected is on disk before them: of a process that
     # is killed between the two, no later step need be better.
     self._selected.wait_until_finished()
-    self._latest.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_leaves(state)),
-        facts=ocp.args.JsonSave({**facts, "config": to_dict(config)}),
-      ),
-    )
+    self._latest.save(step, args=_saved(state, config, facts))
 
   def save_selected(
     self, model: Recommender, *, step: int, metrics: dict[str, float]
@@ -87,22 +87,8 @@ class Checkpoints:
       ConfigError: the checkpoint belongs to another configuration.
     """
     step = self._latest.latest_step()
-    saved = self._latest.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(_abstract(like)),
-        facts=ocp.args.JsonRestore(),
-      ),
-    )
-    facts = dict(saved["facts"])
-    written, wanted = identity(from_dict(facts.pop("config"))), identity(config)
-    for part, value in wanted.items():
-      if written[part] != value:
-        raise ConfigError(
-          f"the checkpoint at step {step} was written with another {part}"
-          f" configuration, {written[part]}; train in a new directory"
-        )
-    return _rebuild(like, saved["state"]), facts
+    assert step is not None  # the caller has asked for it
+    return _restore(self._latest, step, like, identity, config=config)
 
   def restore_selected(self, like: Recommender) -> Recommender:
     """The model of the selected step, laid out as `like` is.
@@ -129,13 +115,83 @@ class Checkpoints:
       manager.close()
 
 
-def _manager(directory: pathlib.Path) -> ocp.CheckpointManager:
+class Branches:
+  """States that a long run keeps, with which shorter ones may begin."""
+
+  def __init__(self, run_dir: pathlib.Path):
+    self._kept = _manager(run_dir / BRANCHES, most=None)
+
+  def save(
+    self, state: TrainState, *, config: Experiment, facts: dict[str, Any]
+  ) -> None:
+    """Returns when the state is on disk."""
+    step = int(state.step)
+    if step not in self._kept.all_steps():
+      self._kept.save(step, args=_saved(state, config, facts))
+      self._kept.wait_until_finished()
+
+  def restore(
+    self, like: TrainState, *, config: Experiment
+  ) -> tuple[TrainState, dict[str, Any]] | None:
+    """The last state that a run shares with the longer one, if it was kept.
+
+    Raises:
+      ConfigError: the runs have no trunk in common.
+    """
+    step = branch_step(config)
+    if step not in self._kept.all_steps():
+      return None
+    return _restore(self._kept, step, like, trunk_identity, config=config)
+
+  def close(self) -> None:
+    self._kept.close()
+
+
+def _manager(
+  directory: pathlib.Path, *, most: int | None = 1
+) -> ocp.CheckpointManager:
   return ocp.CheckpointManager(
     directory.absolute(),
     options=ocp.CheckpointManagerOptions(
-      max_to_keep=1, cleanup_tmp_directories=True
+      max_to_keep=most, cleanup_tmp_directories=True
     ),
   )
+
+
+def _saved(
+  state: TrainState, config: Experiment, facts: dict[str, Any]
+) -> ocp.args.Composite:
+  return ocp.args.Composite(
+    state=ocp.args.StandardSave(_leaves(state)),
+    facts=ocp.args.JsonSave({**facts, "config": to_dict(config)}),
+  )
+
+
+def _restore(
+  manager: ocp.CheckpointManager,
+  step: int,
+  like: TrainState,
+  same: Callable[[Experiment], dict[str, Any] | None],
+  *,
+  config: Experiment,
+) -> tuple[TrainState, dict[str, Any]]:
+  """A state and its facts; `same` of the two configurations must agree."""
+  saved = manager.restore(
+    step,
+    args=ocp.args.Composite(
+      state=ocp.args.StandardRestore(_abstract(like)),
+      facts=ocp.args.JsonRestore(),
+    ),
+  )
+  facts = dict(saved["facts"])
+  written = same(from_dict(facts.pop("config"))) or {}
+  for part, value in (same(config) or {}).items():
+    if written.get(part) != value:
+      raise ConfigError(
+        f"the checkpoint at step {step} was written with another {part}"
+        f" configuration, {written.get(part)}; train in a new directory"
+      )
+  return _rebuild(like, saved["state"]), facts
 
 
 def _flatten(tree: Tree) -> tuple[list[tuple[str, Any]], Any]:

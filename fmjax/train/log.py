@@ -60,6 +60,19 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
   return records
 
 
+def copy_metrics(
+  from_dir: pathlib.Path, to_dir: pathlib.Path, *, to_step: int
+) -> None:
+  """Gives a run the history that it shares with another one."""
+  shared = [
+    record
+    for record in read_metrics(from_dir / "metrics.jsonl")
+    if record["step"] <= to_step
+  ]
+  lines = "".join(json.dumps(record) + "\n" for record in shared)
+  (to_dir / "metrics.jsonl").write_text(lines)
+
+
 class TrainingProgress:
   """Step, loss, tokens/s and ETA on stderr: a bar, or lines in a file."""
 

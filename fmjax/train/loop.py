@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import jax
@@ -29,10 +29,14 @@ from fmjax.model.auxiliary import outcomes, targets_of
 from fmjax.model.hierarchy import attribute_field
 from fmjax.model.recommender import Recommender
 from fmjax.model.request import make_request
-from fmjax.train.checkpoint import Checkpoints
+from fmjax.train.checkpoint import BRANCHES, Branches, Checkpoints
 from fmjax.train.item_loss import check_negatives
-from fmjax.train.log import MetricsLog, TrainingProgress
-from fmjax.train.optimizer import make_optimizer, make_schedule
+from fmjax.train.log import MetricsLog, TrainingProgress, copy_metrics
+from fmjax.train.optimizer import (
+  make_optimizer,
+  make_schedule,
+  rate_factors,
+)
 from fmjax.train.state import make_state
 from fmjax.train.step import make_step
 from fmjax.train.stop import Stop, on_sigterm
@@ -124,10 +128,16 @@ def train(
   *,
   evaluators: Sequence[Evaluator] = (),
   name: str = "train",
+  branches: Collection[int] = (),
+  trunk: pathlib.Path | None = None,
 ) -> Outcome:
   """Trains to `run.steps`, from the latest checkpoint if there is one.
 
   SIGTERM saves after the step under way and returns "interrupted".
+
+  Runs that differ in length alone share a trunk (`config.trunk_identity`): a
+  short one may begin with what the long one kept, and is the same to the bit as
+  if it had trained from its first step.
 
   Args:
     experiment: the configuration.
@@ -136,6 +146,9 @@ def train(
     evaluators: measured while training; `SELECTION_METRIC`, where one reports
       it, selects the step whose model is kept.
     name: shown with the progress.
+    branches: steps whose states are kept for shorter runs.
+    trunk: directory of a longer run that may have kept the state with which
+      this one begins.
 
   Raises:
     RunError: a loss, gradient or parameter is not finite; the batch is saved in
@@ -150,7 +163,9 @@ def train(
   config_path.write_text(json.dumps(to_dict(experiment), indent=2) + "\n")
   run = experiment.run
   with mesh.use(mesh.make_mesh(data=run.mesh_data, model=run.mesh_model)):
-    loop = _Loop(experiment, prepared, run_dir, evaluators, name)
+    loop = _Loop(
+      experiment, prepared, run_dir, evaluators, name, branches, trunk
+    )
     try:
       with on_sigterm() as stop:
         return loop.run(stop)
@@ -168,6 +183,8 @@ class _Loop:
     run_dir: pathlib.Path,
     evaluators: Sequence[Evaluator],
     name: str,
+    branches: Collection[int],
+    trunk: pathlib.Path | None,
   ):
     data, run = experiment.data, experiment.run
     self.config, self.run_dir, self.evaluators = experiment, run_dir, evaluators
@@ -185,7 +202,16 @@ class _Loop:
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )
-    optimizer = make_optimizer(experiment.optim, total_steps=run.steps)
+    optimizer = make_optimizer(
+      experiment.optim,
+      total_steps=run.steps,
+      factors=rate_factors(
+        experiment.model,
+        lambda model: make_model(
+          dataclasses.replace(experiment, model=model), prepared
+        ),
+      ),
+    )
     self.schedule = jax.jit(
       make_schedule(experiment.optim, total_steps=run.steps)
     )
@@ -194,16 +220,34 @@ class _Loop:
     self.began = time.monotonic()
     self.totals = {"tokens": 0, "train_s": 0.0, "wall_s": 0.0, "best": -1.0}
     self.checkpoints = Checkpoints(run_dir)
+    self.branches = frozenset(branches)
+    self.kept = Branches(run_dir) if branches else None
     if self.checkpoints.latest_step is not None:
       self.state, self.totals = self.checkpoints.restore(
         self.state, config=experiment
       )
+    elif trunk is not None:
+      self.branch_off(trunk)
     self.start = int(self.state.step)
     self.batches = windows.batch_iterator(dataset, start=self.start)
     self.log = MetricsLog(run_dir, from_step=self.start)
     self.progress = TrainingProgress(name, start=self.start, steps=run.steps)
     self.pending: tuple[int, Batch, dict[str, jax.Array]] | None = None
     self.rate = _Rate()
+
+  def branch_off(self, trunk: pathlib.Path) -> None:
+    """Begins with what a longer run kept for this one, if it did."""
+    if not (trunk / BRANCHES).is_dir():
+      return
+    kept = Branches(trunk)
+    try:
+      found = kept.restore(self.state, config=self.config)
+    finally:
+      kept.close()
+    if found is not None:
+      self.state, self.totals = found
+      step = int(self.state.step)
+      copy_metrics(trunk, self.run_dir, to_step=step)
 
   def run(self, stop: Stop) -> Outcome:
     run = self.config.run
@@ -220,7 +264,8 @@ class _Loop:
       ]
       stopping = stop.requested  # read once: it may change at any moment
       last = stopping or step == run.steps
-      if due or last or step % run.checkpoint_every == 0:
+      branch = step in self.branches
+      if due or last or branch or step % run.checkpoint_every == 0:
         # Settle and check first: a state that is not finite is neither measured
         # nor saved, so the last checkpoint is always one to go on from.
         self.settle()
@@ -228,6 +273,8 @@ class _Loop:
         self.rate.pause()
         for evaluator in due:
           self.evaluate(evaluator, step)
+        if branch:
+          self.keep()
         self.save()
         self.rate.resume()
       if stopping and step < run.steps:
@@ -284,13 +331,20 @@ class _Loop:
     return float(np.asarray(self.schedule(step - 1)))
 
   def save(self) -> None:
+    self.checkpoints.save(self.state, config=self.config, facts=self.facts())
+
+  def keep(self) -> None:
+    """For a shorter run; on disk before this one is saved to go on from."""
+    assert self.kept is not None  # there are branches
+    self.kept.save(self.state, config=self.config, facts=self.facts())
+
+  def facts(self) -> dict[str, float]:
     wall_s = self.wall_s()
-    facts = {
+    return {
       **self.totals,
       "wall_s": wall_s,
       "next_batch": int(self.state.step),
     }
-    self.checkpoints.save(self.state, config=self.config, facts=facts)
 
   def outcome(self, state: str, step: int) -> Outcome:
     return Outcome(
@@ -309,6 +363,8 @@ class _Loop:
     self.progress.close()
     self.log.close()
     self.checkpoints.close()
+    if self.kept is not None:
+      self.kept.close()
 
   def _non_finite(self, reason: str, step: int, batch: Batch) -> str:
     path = self.run_dir / f"batch-{step}.npz"

@@ -246,7 +246,9 @@ def test_what_the_data_cannot_give_is_refused_before_the_first_step(
 def test_a_loss_that_is_not_finite_stops_the_run_naming_step_and_batch(
   small, prepared, tmp_path
 ):
-  wild = override(small, {"optim.learning_rate": 1e38, "optim.warmup": 0.0})
+  wild = override(
+    small, {"optim.learning_rate": 1e38, "optim.schedule.warmup": 0.0}
+  )
   with pytest.raises(RunError, match=r"at step (\d+).*batch-\1.npz") as error:
     train(wild, prepared, tmp_path)
   step = int(str(error.value).split("at step ")[1].split()[0])

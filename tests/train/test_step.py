@@ -12,6 +12,7 @@ from item_world import moved
 from fmjax import mesh
 from fmjax.config import (
   BinaryCrossEntropy,
+  CosineDecay,
   OptimConfig,
   SampledSoftmax,
   override,
@@ -159,7 +160,9 @@ def test_targets_of_half_the_weight_teach_half_as_much(small, prepared):
 
 
 def test_the_learning_rate_warms_up_and_decays():
-  config = OptimConfig(learning_rate=1e-2, warmup=0.1, final_fraction=0.1)
+  config = OptimConfig(
+    learning_rate=1e-2, schedule=CosineDecay(warmup=0.1, final_fraction=0.1)
+  )
   schedule = make_schedule(config, total_steps=100)
   rates = [float(schedule(step)) for step in range(101)]
   assert rates[0] == 0
@@ -173,7 +176,9 @@ def test_only_matrices_and_tables_are_decayed(experiment, prepared):
     # What starts at 0 has nothing to lose.
     model = moved(make_model(experiment, prepared))
     params = nnx.state(model, nnx.Param)
-    decays = OptimConfig(weight_decay=0.5, learning_rate=1.0, warmup=0.0)
+    decays = OptimConfig(
+      weight_decay=0.5, learning_rate=1.0, schedule=CosineDecay(warmup=0.0)
+    )
     optimizer = make_optimizer(decays, total_steps=10)
     state = optimizer.init(params)
     zero = jax.tree.map(jnp.zeros_like, params)
