@@ -14,6 +14,7 @@ from fmjax.data.store import Prepared
 from fmjax.data.windows import epoch_facts
 from fmjax.model.reading import asked_share
 from fmjax.scaling.count import parameters, step_flops
+from fmjax.scaling.item_bytes import item_bytes
 
 _PRODUCT = 2_048  # side of the matrices that time the device
 _REPEATS = 5
@@ -38,6 +39,7 @@ def describe(file: ExperimentFile, terminal: Terminal) -> dict[str, Any]:
       "tokens",
       "epochs",
       "FLOPs",
+      "item MB a step",
       "≥ seconds",
     ),
     [
@@ -47,6 +49,7 @@ def describe(file: ExperimentFile, terminal: Terminal) -> dict[str, Any]:
         entry["tokens"],
         entry["epochs"],
         float(entry["flops"]),
+        entry["item_bytes"] / 1e6,
         entry["least_s"],
       )
       for entry in entries
@@ -90,6 +93,13 @@ def cost(
     "tokens": round(epochs * facts.tokens * asked_share(experiment.model)),
     "epochs": epochs,
     "flops": run.steps * flops.model.total,
+    "item_bytes": item_bytes(
+      experiment.model,
+      prepared.spec,
+      objective=experiment.objective,
+      rows=data.rows,
+      window=data.window,
+    ).total,
     "least_s": run.steps * flops.executed.total / rate,
   }
 

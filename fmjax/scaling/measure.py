@@ -32,16 +32,18 @@ from fmjax.model.reading import asked_share
 from fmjax.model.recommender import Recommender
 from fmjax.scaling import count, records
 from fmjax.scaling.abstract import abstract_step
+from fmjax.scaling.item_bytes import item_bytes
 from fmjax.scaling.traced import xla_flops
 from fmjax.train.log import read_metrics
 from fmjax.train.loop import Outcome, load_selected
 
 # What answers to queries depend on, beside the model.
 _ANSWERS = ("data", "eval")
+_COUNTING = ("abstract", "count", "item_bytes", "measure", "traced")
 # What else is in a result.
 _RESULTS = (
   *_ANSWERS,
-  *(f"scaling/{n}.py" for n in ("abstract", "count", "measure", "traced")),
+  *(f"scaling/{n}.py" for n in _COUNTING),
 )
 
 
@@ -92,6 +94,14 @@ def measure(
       # Tokens that are shown, not asked for, are computed all the same.
       tokens=round(outcome.tokens / asked),
     ),
+    "item_bytes": item_bytes(
+      experiment.model,
+      prepared.spec,
+      objective=experiment.objective,
+      rows=data.rows,
+      window=data.window,
+    ).to_dict(),
+    "users": len(prepared.index.tokens),
     "train_s": outcome.train_s,
     "curve": _curve(run_dir),
     "validation": measured(validation, prepared),
