@@ -23,6 +23,7 @@ from fmjax.config import (
   MovieLens,
   MovieLensSasrec,
   MultiToken,
+  StableDecay,
   Synthetic,
   content_hash,
   override,
@@ -87,6 +88,9 @@ DOWNLOADED = {
 def shrunken(experiment: Experiment) -> Experiment:
   """The same parts, small, for two steps."""
   recency, attention = experiment.data.recency, experiment.model.attention
+  schedule = experiment.optim.schedule
+  if isinstance(schedule, StableDecay):
+    schedule = StableDecay(warmup_steps=0)
   if isinstance(recency, ChronologicalLast):
     recency = ChronologicalLast(share=0.5)  # of two steps, one
   if isinstance(attention, LowRankAttention):
@@ -96,6 +100,7 @@ def shrunken(experiment: Experiment) -> Experiment:
     {
       "data.recency": recency,
       "model.attention": attention,
+      "optim.schedule": schedule,
       "model.width": 16,
       "model.layers": 1,
       "model.heads": 2,

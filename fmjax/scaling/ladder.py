@@ -15,6 +15,8 @@ from fmjax.config import (
   StandardScale,
   override,
 )
+from fmjax.data.schema import DataSpec
+from fmjax.scaling.count import step_flops
 
 _HEAD_WIDTH = 16
 _WIDTH_PER_LAYER = 32
@@ -90,6 +92,29 @@ def in_context(base: Experiment, window: int) -> Experiment:
       "data.rows": positions // window,
     },
   )
+
+
+def at_compute(
+  experiment: Experiment, *, like: Experiment, tokens: int, spec: DataSpec
+) -> Experiment:
+  """Trains for as many FLOPs as `like` does on that many positions.
+
+  Args:
+    experiment: to be trained.
+    like: another, of whose batches one costs more or less.
+    tokens: positions that `like` trains on.
+    spec: what the data hold.
+  """
+
+  def flops(each: Experiment) -> float:
+    """Of a position."""
+    rows, window = each.data.rows, each.data.window
+    step = step_flops(
+      each.model, spec, objective=each.objective, rows=rows, window=window
+    )
+    return step.model.total / (rows * window)
+
+  return train_on(experiment, round(tokens * flops(like) / flops(experiment)))
 
 
 def grid(

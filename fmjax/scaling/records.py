@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 import fmjax
 from fmjax import config as config_lib
 from fmjax.data.schema import DataError
+from fmjax.scaling import validator
+from fmjax.scaling.validator import PARTS
 from fmjax.train.log import read_metrics
 
-PARTS = ("item_tables", "features", "backbone", "head")
 FLOPS = ("six_nd", "model", "xla")
 
 
@@ -42,6 +43,12 @@ RUNS = pa.schema(
     _field("state", pa.string()),
     _field("seed", pa.int64()),
     _field("config_hash", pa.string()),
+    # Runs that branch off one another share it: they are no separate luck.
+    _field("trunk", pa.string()),
+    *(_field(name, pa.int64()) for name in ("width", "layers", "heads")),
+    _field("window", pa.int64(), "positions"),
+    _field("rows", pa.int64(), "of a batch"),
+    _field("learning_rate", pa.float64()),
     *(
       _field(f"params_{part}", pa.int64(), "parameters")
       for part in (*PARTS, "total")
@@ -49,9 +56,14 @@ RUNS = pa.schema(
     _field("tokens", pa.int64(), "targets trained on"),
     _field("unique_tokens", pa.int64(), "distinct targets trained on"),
     _field("epochs", pa.float64()),
+    _field("users", pa.int64()),
+    _field("items", pa.int64()),
     *(_field(f"flops_{way}", pa.float64(), "FLOPs") for way in FLOPS),
+    _field("item_bytes", pa.int64(), "bytes of item tables a step"),
     _field("steps", pa.int64()),
     _field("selected_step", pa.int64()),
+    # Of a branch with what it shares.
+    _field("train_s", pa.float64(), "s"),
     _field("wall_s", pa.float64(), "s"),
     _field("data_checksum", pa.string()),
     _field("code_hash", pa.string()),
@@ -67,9 +79,14 @@ EVALS = pa.schema(
     _field("slice", pa.string()),  # "all", "history:5-19", "item:0"
     _field("metric", pa.string()),
     _field("k", pa.int64()),
+    _field("targets", pa.string()),  # of each user: "first" or "all"
+    _field("queries", pa.int64()),
+    # That an nll is taken over; 0: the whole catalog. Counts never mix.
+    _field("negatives", pa.int64()),
     _field(
       "value", pa.float64(), "nll: nats; others: shares, or relative to 1"
     ),
+    _field("standard_error", pa.float64(), "as value, over users"),
     _field("ci_low", pa.float64()),
     _field("ci_high", pa.float64()),
   ]
@@ -164,16 +181,22 @@ def runs_table(run_dirs: Iterable[pathlib.Path]) -> pa.Table:
         "state": status.get("state"),
         "seed": config["run"]["seed"] if config else None,
         "config_hash": config_hash(config) if config else None,
+        **(_choices(config) if config else {}),
+        "items": (result.get("catalog") or {}).get("items"),
+        "item_bytes": (result.get("item_bytes") or {}).get("total"),
         **{f"params_{part}": params.get(part) for part in (*PARTS, "total")},
         **{f"flops_{way}": flops.get(way) for way in FLOPS},
         "steps": config["run"]["steps"] if config else None,
         **{
           key: result.get(key)
           for key in (
+            "trunk",
             "tokens",
             "unique_tokens",
             "epochs",
+            "users",
             "selected_step",
+            "train_s",
             "wall_s",
             "data_checksum",
             "code_hash",
@@ -185,11 +208,27 @@ def runs_table(run_dirs: Iterable[pathlib.Path]) -> pa.Table:
   return pa.Table.from_pylist(rows, schema=RUNS)
 
 
+def _choices(config: Mapping[str, Any]) -> dict[str, Any]:
+  """What ladders differ in."""
+  model, data = config["model"], config["data"]
+  return {
+    **{name: model[name] for name in ("width", "layers", "heads")},
+    **{name: data[name] for name in ("window", "rows")},
+    "learning_rate": config["optim"]["learning_rate"],
+  }
+
+
 def evals_table(run_dirs: Iterable[pathlib.Path]) -> pa.Table:
   """A row a value: validation at each step, validation and test as selected."""
   rows: list[dict[str, Any]] = []
   for run_dir in run_dirs:
     run_id = (read_json(run_dir / "status.json") or {}).get("run_id")
+    result = read_json(run_dir / "result.json") or {}
+    of = {
+      "run_id": run_id,
+      "targets": (result.get("catalog") or {}).get("targets"),
+      "negatives": 0,
+    }
     tokens = {}
     for record in read_metrics(run_dir / "metrics.jsonl"):
       if "tokens" in record:
@@ -199,20 +238,21 @@ def evals_table(run_dirs: Iterable[pathlib.Path]) -> pa.Table:
         for name, value in record.items()
         if name.startswith("validation/")
       }
-      place = {"run_id": run_id, "step": record["step"], "slice": "all"}
-      place["tokens"] = record.get("tokens")
-      rows += _values({**place, "split": "validation"}, values)
-    result = read_json(run_dir / "result.json")
-    if result is None:
+      values["queries"] = (result.get("validation") or {}).get("queries")
+      place = {"step": record["step"], "slice": "all", "split": "validation"}
+      rows += _values({**of, **place, "tokens": record.get("tokens")}, values)
+    if not result:
       continue
     step = result["selected_step"]
-    place = {"run_id": run_id, "step": step, "tokens": tokens.get(step)}
-    rows += _values({**place, "split": "test", "slice": "all"}, result["test"])
+    of |= {"step": step, "tokens": tokens.get(step), "split": "test"}
+    rows += _values({**of, "slice": "all"}, result["test"])
     for kind, parts in result.get("slices", {}).items():
       for name, values in parts.items():
-        where = {**place, "split": "test", "slice": f"{kind}:{name}"}
-        rows += _values(where, values)
+        rows += _values({**of, "slice": f"{kind}:{name}"}, values)
   return pa.Table.from_pylist(rows, schema=EVALS)
+
+
+_NORMAL_95 = 1.96  # standard errors in half a 95 % interval
 
 
 def _values(
@@ -224,75 +264,22 @@ def _values(
       continue
     metric, _, k = name.partition("@")
     low, high = values.get(f"{name}_ci") or (None, None)
+    error = None
+    if low is not None and high is not None:
+      error = (high - low) / (2 * _NORMAL_95)
     rows.append(
       {
         **place,
         "metric": metric,
         "k": int(k) if k else None,
+        "queries": values.get("queries"),
         "value": value,
+        "standard_error": error,
         "ci_low": low,
         "ci_high": high,
       }
     )
   return rows
-
-
-def problems(runs: pa.Table, evals: pa.Table) -> list[str]:
-  """What makes the tables unfit for analysis, one sentence each."""
-  found: list[str] = []
-  seen: set[str] = set()
-  data: dict[str, set[str]] = {}
-  for row in runs.to_pylist():
-    place = f"run {row['run_id']} ({row['name']})"
-    if row["run_id"] is None:
-      found.append(f"{place} of {row['experiment']} has no id")
-    elif row["run_id"] in seen:
-      found.append(f"{place} is there twice")
-    seen.add(row["run_id"])
-    if row["state"] != "done":
-      continue  # its counts are not known yet, and no analysis uses them
-    for name, value in row.items():
-      if value is None or (isinstance(value, float) and not np.isfinite(value)):
-        if name == "flops_xla":
-          continue  # shown beside the others, used nowhere
-        found.append(f"{place}: {name} is {value}")
-      elif isinstance(value, (int, float)) and value < 0:
-        found.append(f"{place}: {name} is {value}, less than 0")
-    parts = [row[f"params_{part}"] for part in PARTS]
-    total = row["params_total"]
-    if None not in parts and sum(parts) != total:
-      found.append(f"{place}: parts add up to {sum(parts)}, not {total}")
-    tokens, unique = row["tokens"], row["unique_tokens"]
-    if tokens is not None and unique is not None and unique > tokens:
-      found.append(f"{place}: {unique} unique tokens, but {tokens} seen")
-    data.setdefault(row["experiment"], set()).add(row["data_checksum"])
-  for experiment, checksums in data.items():
-    if len(checksums) > 1:
-      found.append(
-        f"the runs of {experiment} were evaluated on different data:"
-        f" {', '.join(sorted(map(str, checksums)))}"
-      )
-  for row in evals.to_pylist():
-    place = (
-      f"run {row['run_id']}, step {row['step']}, {row['split']}"
-      f" {row['slice']} {row['metric']}"
-    )
-    if row["run_id"] not in seen:
-      found.append(f"{place}: no such run in runs.parquet")
-    if row["tokens"] is None:
-      found.append(f"{place}: nobody knows after how many tokens")
-    value = row["value"]
-    if value is None or not np.isfinite(value):
-      found.append(f"{place} is {value}")
-    elif row["metric"] == "popularity_lift":
-      if value < -1:
-        found.append(f"{place} is {value}, less than -1")
-    elif row["metric"] != "nll" and not 0 <= value <= 1:
-      found.append(f"{place} is {value}, not a share")
-    low, high = row["ci_low"], row["ci_high"]
-    if low is not None and high is not None and low > high:
-      found.append(f"{place}: the interval [{low}, {high}] is reversed")
-  return found
 
 
 def write_tables(
@@ -304,7 +291,7 @@ def write_tables(
     DataError: the tables are unfit for analysis; names the first reason.
   """
   runs, evals = runs_table(run_dirs), evals_table(run_dirs)
-  if found := problems(runs, evals):
+  if found := validator.problems(runs, evals):
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     raise DataError(
       f"the records under {out} cannot be analyzed: {found[0]}{more};"

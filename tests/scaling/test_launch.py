@@ -41,7 +41,7 @@ from fmjax.config import (
 from fmjax.data.prepare import ensure_prepared
 from fmjax.data.schema import DataError
 from fmjax.eval.ranked import from_parquet
-from fmjax.scaling import launch, measure, records
+from fmjax.scaling import launch, measure, records, validator
 from fmjax.scaling.ladder import ladder
 from fmjax.scaling.report import report
 from fmjax.scaling.rungs import find_runs
@@ -380,7 +380,7 @@ def test_the_validator_finds_what_makes_records_unfit(
       pa.Table.from_pylist(tables[name], schema=schemas[name])
       for name in ("runs", "evals")
     )
-    return records.problems(runs, evals)
+    return validator.problems(runs, evals)
 
   assert found() == []
   place = next(
@@ -405,7 +405,7 @@ def test_popularity_may_be_lifted_by_any_factor_but_not_below_none(
   assert {(row["split"], row["k"]) for row in lifted} == {("test", 10)}
   assert all(row["ci_low"] <= row["ci_high"] for row in lifted)
   lifted[0]["value"] = value
-  found = records.problems(
+  found = validator.problems(
     records.runs_table(dirs), pa.Table.from_pylist(evals, schema=records.EVALS)
   )
   assert len(found) == (0 if fits else 1)

@@ -1,0 +1,74 @@
+r"""What is a longer context worth, and how should it be attended to?
+
+  fmjax sweep experiments/context.py --jobs 2
+  fmjax report experiments/context.py --out runs/context
+
+Windows of 64 to 2,048 tokens of the synthetic service, at the same compute: a
+longer window is paid for with fewer tokens.
+
+  full-N      full attention
+  low_rank-N  the last 32 to 64 tokens exactly, and four summary slots of each
+              block of 32 before them
+"""
+
+from experiments import parameters_data
+from fmjax.config import (
+  Attention,
+  Experiment,
+  FullAttention,
+  LowRankAttention,
+  override,
+)
+from fmjax.data.readers import synthetic
+from fmjax.data.schema import DataSpec, Encoded, Feature, Kind
+from fmjax.scaling.ladder import at_compute, in_context, rung
+
+WINDOWS = (64, 128, 256, 512, 1_024, 2_048)
+WIDTH, TOKENS = 64, 2_000_000  # of the arm whose compute all have
+REFERENCE = "full-256"
+SEEDS = 2
+_BLOCK, _RANK = 32, 4
+# What is predicted and what items are; the other features of the service add
+# the same few FLOPs to every token of every arm.
+_SIZES = {"series": (22, 1), "genre": (19, 3), "language": (8, 1)}
+_SPEC = DataSpec(
+  items=2_001,
+  features=(
+    Encoded(feature=Feature(name="action", kind=Kind.BAG), size=5, values=1),
+  ),
+  metadata=tuple(
+    Encoded(feature=feature, size=size, values=values)
+    for feature in synthetic.SCHEMA.metadata
+    for size, values in [_SIZES.get(feature.name, (1, 1))]
+  ),
+)
+
+
+def experiments() -> dict[str, Experiment]:
+  base = rung(
+    # A batch holds at least the longest window.
+    override(parameters_data.base(), {"data.rows": 8}),
+    WIDTH,
+  )
+  return {
+    f"{name}-s{seed}": override(
+      at_compute(
+        in_context(override(base, {"model.attention": attention}), window),
+        like=base,
+        tokens=TOKENS,
+        spec=_SPEC,
+      ),
+      {"run.seed": seed},
+    )
+    for window in WINDOWS
+    for name, attention in arms(window).items()
+    for seed in range(SEEDS)
+  }
+
+
+def arms(window: int) -> dict[str, Attention]:
+  found: dict[str, Attention] = {f"full-{window}": FullAttention()}
+  if window > 2 * _BLOCK:  # else no slot is ever read
+    low_rank = LowRankAttention(block=_BLOCK, rank=_RANK)
+    found[f"low_rank-{window}"] = low_rank
+  return found

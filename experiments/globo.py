@@ -1,0 +1,78 @@
+r"""What do ten times the parameters, and ten times the data, bring on news?
+
+  fmjax sweep experiments/globo.py --jobs 2
+  fmjax report experiments/globo.py --out runs/globo
+
+Three million clicks of G1 (Globo), whose articles live for a day or two: most
+of what will be read was never trained on. Articles have no metadata, so those
+have their age and their counts alone.
+"""
+
+from fmjax.config import (
+  CalendarTime,
+  CandidateAge,
+  DataConfig,
+  DynamicCounts,
+  Experiment,
+  Globo,
+  IdOnly,
+  ItemsConfig,
+  LogBucketBias,
+  LogGap,
+  MaximalUpdate,
+  MixedProposal,
+  ModelConfig,
+  OptimConfig,
+  RunConfig,
+  SampledSoftmax,
+  StableDecay,
+  TemporalSplit,
+)
+from fmjax.scaling.ladder import grid
+
+WIDTHS = (16, 32, 48, 96, 160)  # from 16 to 48 and 48 to 160 about tenfold
+TOKENS = (240_000, 760_000, 2_400_000)
+SEEDS = {16: 3}
+
+
+def experiments() -> dict[str, Experiment]:
+  return {
+    name: experiment
+    for width in WIDTHS
+    for name, experiment in grid(
+      base(), widths=[width], tokens=TOKENS, seeds=SEEDS.get(width, 1)
+    ).items()
+  }
+
+
+def base() -> Experiment:
+  return Experiment(
+    data=DataConfig(
+      source=Globo(),
+      # Two weeks: validation and test are the last hours.
+      split=TemporalSplit(validation=0.03, test=0.06),
+      window=64,
+      stride=64,
+      rows=16,
+    ),
+    model=ModelConfig(
+      width=16,
+      layers=2,
+      heads=1,
+      dropout=0.0,  # no token is seen twice
+      time=CalendarTime(slow_terms=0),
+      relative_time=LogBucketBias(),
+      gap=LogGap(),
+      items=ItemsConfig(
+        mixer=IdOnly(), age=CandidateAge(), dynamics=DynamicCounts()
+      ),
+      scale=MaximalUpdate(base_width=16),
+    ),
+    # A full softmax over 46,000 articles costs twenty backbones. Evaluation is
+    # over all of them.
+    objective=SampledSoftmax(negatives=1_024, proposal=MixedProposal()),
+    optim=OptimConfig(
+      learning_rate=8e-3, schedule=StableDecay(), weight_decay=0.0
+    ),
+    run=RunConfig(steps=1_000, evaluate_every=1_000, checkpoint_every=250),
+  )
