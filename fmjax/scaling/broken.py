@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from fmjax.scaling.form import FAR, cube, first_shares, on_edge
+from fmjax.scaling.form import FAR, cube, exp, first_shares, on_edge
 
 # Widths of a break in logs of x: narrower is a corner, wider is no break.
 _WIDTHS = (0.02, 5.0)
@@ -53,10 +53,10 @@ class BrokenPower:
     return log_x_nk.mean(0)
 
   def log_y(self, theta_si, u_nk):
-    return np.log(np.exp(theta_si[:, :1]) + np.exp(_falls(theta_si, u_nk)))
+    return np.log(np.exp(theta_si[:, :1]) + exp(_falls(theta_si, u_nk)))
 
   def jacobian(self, theta_si, u_nk):
-    term_sn = np.exp(_falls(theta_si, u_nk))
+    term_sn = exp(_falls(theta_si, u_nk))
     floor_s1 = np.exp(theta_si[:, :1])
     share_sn = term_sn / (floor_s1 + term_sn)
     slopes = [1 - share_sn, share_sn, -share_sn * u_nk[:, 0]]
@@ -147,4 +147,4 @@ def _falls(theta_si, u_nk):
     log_sn = log_sn - c_s1 * f_s1 * np.logaddexp(
       0.0, (u_nk[:, 0] - d_s1) / f_s1
     )
-  return np.minimum(log_sn, 500.0)
+  return log_sn

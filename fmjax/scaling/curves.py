@@ -11,6 +11,7 @@ from fmjax.scaling.form import (
   EXPONENTS,
   FAR,
   cube,
+  exp,
   exponent_facts,
   first_exponents,
   first_shares,
@@ -36,12 +37,12 @@ class PowerOffset:
 
   def log_y(self, theta_si, u_nk):
     e_s1, a_s1, alpha_s1 = _columns(theta_si)
-    return np.log(np.exp(e_s1) + np.exp(a_s1 - alpha_s1 * u_nk[:, 0]))
+    return np.log(np.exp(e_s1) + exp(a_s1 - alpha_s1 * u_nk[:, 0]))
 
   def jacobian(self, theta_si, u_nk):
     e_s1, a_s1, alpha_s1 = _columns(theta_si)
     u_n = u_nk[:, 0]
-    term_sn = np.exp(a_s1 - alpha_s1 * u_n)
+    term_sn = exp(a_s1 - alpha_s1 * u_n)
     share_sn = term_sn / (np.exp(e_s1) + term_sn)
     return np.stack(
       [1 - share_sn, share_sn, -share_sn * alpha_s1 * u_n], axis=-1

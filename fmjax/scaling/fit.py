@@ -71,6 +71,7 @@ def fit(
     data,
     delta=delta,
     objective=objective,
+    gradient_i=gradient(form, theta_i, data.u_nk, data.z_n, delta=delta),
     starts=len(theta_si),
     agreement=float(np.mean(objective_s <= objective + tolerance)),
   )
@@ -103,12 +104,12 @@ def assess(
   *,
   delta: float,
   objective: float,
+  gradient_i: np.ndarray,
   starts: int,
   agreement: float,
 ) -> Fit:
-  """An optimum with everything that is known of it."""
+  """An optimum, and the gradient there, with everything known of it."""
   box = form.box(data.u_nk, data.z_n)
-  gradient_i = gradient(form, theta_i, data.u_nk, data.z_n, delta=delta)
   free_i = ~pinned(theta_i, gradient_i, box)
   jacobian_ni = form.jacobian(theta_i[None], data.u_nk)[0]
   residual_n = data.z_n - form.log_y(theta_i[None], data.u_nk)[0]

@@ -23,6 +23,7 @@ import scipy.stats
 # it is a logarithm over any range; above, one point stands off a constant.
 EXPONENTS = (1e-3, 10.0)
 FAR = 12.0  # exp(-12) = 6e-6 of a typical y is no measurable term
+_LARGE = 500.0  # exp of more, and sums of such, are beyond a float
 # Exponents at which a search begins: those of published laws, and beyond.
 _FIRST_EXPONENTS = (0.03, 2.0)
 _FIRST_ODDS = 20.0  # of a falling term against the floor, up and down
@@ -111,6 +112,11 @@ def columns(x: Sequence[float] | np.ndarray) -> np.ndarray:
   """One input is a column of its own: [n] becomes [n, 1]."""
   x = np.asarray(x, float)
   return x[:, None] if x.ndim == 1 else x
+
+
+def exp(log: np.ndarray) -> np.ndarray:
+  """A term of a law, finite however far a search has gone."""
+  return np.exp(np.minimum(log, _LARGE))
 
 
 def cube(count: int, dimensions: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from fmjax.scaling.form import cube, on_edge
+from fmjax.scaling.form import cube, exp, on_edge
 from fmjax.scaling.surfaces import Chinchilla
 
 _SURFACE = Chinchilla()
@@ -132,8 +132,8 @@ def _terms(theta_si, worth_n_sn, worth_d_sn):
   return (
     np.exp(e_s1),
     # Far from any optimum, N_opt may lie beyond what exp can hold.
-    np.exp(np.clip(a_s1 - alpha_s1 * worth_n_sn, -500.0, 500.0)),
-    np.exp(b_s1 - beta_s1 * worth_d_sn),
+    exp(a_s1 - alpha_s1 * worth_n_sn),
+    exp(b_s1 - beta_s1 * worth_d_sn),
   )
 
 

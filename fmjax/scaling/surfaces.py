@@ -11,6 +11,7 @@ from fmjax.scaling.form import (
   EXPONENTS,
   FAR,
   cube,
+  exp,
   exponent_facts,
   first_exponents,
   first_shares,
@@ -89,8 +90,8 @@ class Chinchilla:
     alpha_s1, beta_s1 = np.exp(theta_si[:, 3:4]), np.exp(theta_si[:, 4:5])
     return (
       np.exp(e_s1),
-      np.exp(a_s1 - alpha_s1 * u_nk[:, 0]),
-      np.exp(b_s1 - beta_s1 * u_nk[:, 1]),
+      exp(a_s1 - alpha_s1 * u_nk[:, 0]),
+      exp(b_s1 - beta_s1 * u_nk[:, 1]),
     )
 
 
@@ -161,8 +162,8 @@ class OverTraining:
     log_six = np.log(FLOPS_PER_TOKEN_PARAMETER)
     return (
       np.exp(e_s1),
-      np.exp(a_s1 - eta_s1 * (log_six + 2 * u_nk[:, 0])),
-      np.exp(b_s1 - eta_s1 * (log_six + 2 * u_nk[:, 1])),
+      exp(a_s1 - eta_s1 * (log_six + 2 * u_nk[:, 0])),
+      exp(b_s1 - eta_s1 * (log_six + 2 * u_nk[:, 1])),
     )
 
 
