@@ -20,7 +20,6 @@ from fmjax.scaling.form import Form
 from fmjax.scaling.law import Fit, known
 from fmjax.scaling.polynomial import Power, Quadratic
 
-
 _LUCK = 0.95  # an error that noise alone would stay below so often
 
 
