@@ -362,36 +362,52 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fit:
-  """Fits a scaling law to two columns of a CSV or Parquet table.
+  r"""Fits a scaling law to columns of a CSV or Parquet table.
 
   For example:
     fmjax fit runs.csv --columns loss=test_nll,params=backbone
     fmjax fit runs.parquet --form power --columns metric=ndcg,flops=compute
+    fmjax fit runs.parquet --form chinchilla --bootstrap 1000 \
+      --columns loss=nll,params=n,tokens=d,cluster=trunk \
+      --predict params=1e9,tokens=2e10 --where dataset=globo
+
+  The JSON object holds the parameters with standard errors and intervals, facts
+  on convergence, predictions, and a checklist.
   """
 
   table: Annotated[Positional[pathlib.Path], arg(metavar="TABLE")]
   """A row a run."""
   columns: Annotated[str, arg(metavar="ROLE=COLUMN,...")]
-  """One of loss (falls) or metric (rises), and one of params, tokens, flops."""
+  """loss (falls) or metric (rises); the inputs: params, tokens, unique, flops;
+  cluster: runs of one trunk; negatives: their number, which must be one."""
   form: str = "power_offset"
-  """The law: power or power_offset."""
+  """power, power_offset, broken_power_1 or 2, quadratic (of one or two inputs),
+  chinchilla, over_training (params, tokens), data_constrained (and unique)."""
   predict: UseAppendAction[tuple[str, ...]] = ()
   """A point at which the law is wanted, e.g. params=1e9; may be repeated."""
+  delta: float = 1e-3
+  """Of the Huber loss over log residuals."""
+  where: UseAppendAction[tuple[str, ...]] = ()
+  """Only rows with this value, COLUMN=VALUE; may be repeated."""
+  bootstrap: int = 0
+  """Refits to resampled points or clusters."""
+  sensitivity: bool = False
+  """Also fit under other choices: delta, outliers, loss space."""
 
   def run(self, terminal: Terminal) -> dict[str, Any]:
-    from fmjax.scaling.table import fit_table
+    from fmjax.cli import fitting
 
-    points = [
-      {
-        role: arguments.number(value, f"--predict {role}")
-        for role, value in arguments.pairs(point, "--predict").items()
-      }
-      for point in self.predict
-    ]
-    columns = arguments.pairs(self.columns, "--columns")
-    law = fit_table(self.table, self.form, columns, predict=points)
-    terminal.show(json.dumps(_finite(law), indent=2))
-    return law
+    return fitting.fit(
+      self.table,
+      self.form,
+      arguments.pairs(self.columns, "--columns"),
+      terminal,
+      predict=self.predict,
+      delta=self.delta,
+      where=self.where,
+      draws=self.bootstrap,
+      vary=self.sensitivity,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,89 +1,109 @@
 """Minimizes sums of Huber losses over log residuals, many starts at once.
 
-Axes: s starts or draws, n points, i internal parameters.
+Axes: s starts or draws, n points, k inputs, i internal parameters.
 """
 
 import numpy as np
 import scipy.optimize
 
-from fmjax.scaling import forms
+from fmjax.scaling.form import Form
 
 _NOTHING = 1e-24  # an objective gained: below the rounding of residuals
+_PATIENCE = 8  # steps without a gain: the damping has grown a millionfold
+_OUTSIDE = 1e3  # residual of a point outside a law's domain
 
 
 def descend(
-  form: forms.Form,
+  form: Form,
   theta_si: np.ndarray,
-  u_n: np.ndarray,
+  u_nk: np.ndarray,
   z_sn: np.ndarray,
   *,
   box: np.ndarray,
   delta: float,
+  weight_sn: np.ndarray | None = None,
   iterations: int = 300,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Minimizes from every start at once; returns parameters and objectives.
 
-  A Huber loss is majorized by a weighted square (weight 1 inside delta,
-  delta/|r| outside), so a damped Gauss-Newton step on the weighted squares
-  never needs a second derivative. `z_sn` may differ from start to start: that
-  is how a bootstrap refits all its draws in one call.
+  Levenberg-Marquardt steps on the Huber loss. Its curvature is 1 inside delta
+  and 0 outside: with few residuals inside, such a Newton step is blind. The
+  square that majorizes it has delta/|r| outside (iteratively reweighted
+  squares): always a descent, but in ever smaller steps. Each start holds its
+  own mixture of both and moves towards Newton's as long as that succeeds.
+
+  Args:
+    form: the law.
+    theta_si: where to start.
+    u_nk: centered logs of the inputs.
+    z_sn: centered log y; may differ from start to start.
+    box: bounds, [2, i], or of each start, [2, s, i].
+    delta: of the Huber loss.
+    weight_sn: how often each point counts, such as a bootstrap's draws.
+    iterations: at most.
   """
-  theta_si = np.clip(theta_si, box[0], box[1])
-  z_sn = np.broadcast_to(z_sn, (len(theta_si), len(u_n)))
-  objective_s = objective(form, theta_si, u_n, z_sn, delta)
+  shape = (len(theta_si), len(u_nk))
+  box = box if box.ndim == 3 else box[:, None]
+  low, high = np.broadcast_to(box, (2, *theta_si.shape))
+  theta_si = np.clip(theta_si, low, high)
+  z_sn = np.broadcast_to(z_sn, shape)
+  weight_sn = np.broadcast_to(1.0 if weight_sn is None else weight_sn, shape)
+  residual_sn = residuals(form, theta_si, u_nk, z_sn)
+  objective_s = _huber(residual_sn, weight_sn, delta)
+  nothing_s = _NOTHING * weight_sn.mean(1)
   damping_s = np.full(len(theta_si), 1e-2)
-  identity = np.eye(theta_si.shape[1])
+  caution_s = np.ones(len(theta_si))  # 1: reweighted squares; 0: Newton
   idle_s = np.zeros(len(theta_si), int)
   for _ in range(iterations):
-    live_s = np.flatnonzero(idle_s < 8)
+    live_s = np.flatnonzero(idle_s < _PATIENCE)
     if not len(live_s):
       break
-    theta, z = theta_si[live_s], z_sn[live_s]
-    residual = z - form.log_y(theta, u_n)
-    # A start outside the law's domain has an infinite residual and no slope.
-    residual = np.nan_to_num(residual, posinf=1e3, neginf=-1e3)
-    weight = delta / np.maximum(np.abs(residual), delta)
-    jacobian = form.jacobian(theta, u_n)
-    weighted = jacobian * weight[..., None]
-    slope = np.einsum("sni,sn->si", weighted, residual)
-    fixed = pinned(theta, -slope, box)
-    slope = np.where(fixed, 0, slope)
-    hessian = np.einsum("sni,snj->sij", weighted, jacobian)
-    keep = ~fixed[:, :, None] & ~fixed[:, None, :]
-    hessian = np.where(keep, hessian, 0)
-    scale = np.einsum("sii->si", hessian) + 1e-12
-    scale = np.where(fixed, 1, scale) * damping_s[live_s, None]
-    step = np.linalg.solve(
-      hessian
-      + identity * scale[:, None, :]
-      + identity * np.where(fixed, 1.0, 0.0)[:, None, :],
-      slope[..., None],
-    )[..., 0]
-    trial = np.clip(theta + step, box[0], box[1])
-    value = objective(form, trial, u_n, z, delta)
-    old = objective_s[live_s]
+    theta, residual, weight = (
+      theta_si[live_s],
+      residual_sn[live_s],
+      weight_sn[live_s],
+    )
+    bounds = low[live_s], high[live_s]
+    jacobian = form.jacobian(theta, u_nk)
+    size = np.abs(residual)
+    inside = size <= delta
+    shrunk = delta / np.maximum(size, delta)
+    slope = np.matmul(
+      (weight * shrunk * residual)[:, None, :], jacobian
+    )[:, 0]  # fmt: skip
+    curvature = weight * np.where(inside, 1.0, caution_s[live_s, None] * shrunk)
+    hessian = np.matmul(
+      jacobian.swapaxes(1, 2), curvature[..., None] * jacobian
+    )
+    fixed = pinned(theta, -slope, bounds)
+    step = _step(hessian, slope, fixed, damping_s[live_s])
+    trial = np.clip(theta + step, *bounds)
+    trial_residual = residuals(form, trial, u_nk, z_sn[live_s])
+    value, old = _huber(trial_residual, weight, delta), objective_s[live_s]
     better = value < old
     theta_si[live_s] = np.where(better[:, None], trial, theta)
+    residual_sn[live_s] = np.where(better[:, None], trial_residual, residual)
     objective_s[live_s] = np.where(better, value, old)
     damping_s[live_s] = np.clip(
-      np.where(better, damping_s[live_s] / 8, damping_s[live_s] * 6),
-      1e-12,
-      1e12,
+      damping_s[live_s] * np.where(better, 1 / 8, 6.0), 1e-12, 1e12
+    )
+    caution_s[live_s] = np.clip(
+      caution_s[live_s] * np.where(better, 1 / 4, 16.0), 1e-6, 1.0
     )
     gain = np.where(better, old - value, 0)
     idle_s[live_s] = np.where(
-      gain > 1e-10 * old + _NOTHING, 0, idle_s[live_s] + 1
+      gain > 1e-10 * old + nothing_s[live_s], 0, idle_s[live_s] + 1
     )
   return theta_si, objective_s
 
 
-def polish(form, theta_i, u_n, z_n, *, box, delta):
+def polish(form, theta_i, u_nk, z_n, *, box, delta):
   """SciPy's bounded quasi-Newton from the best start, tolerances at zero."""
 
   def scaled(theta_i):
     # In units of delta²: the objective's size must not stop the optimizer.
-    value = objective(form, theta_i[None], u_n, z_n[None], delta)[0]
-    gradient_i = gradient(form, theta_i, u_n, z_n, delta=delta)
+    value = objective(form, theta_i[None], u_nk, z_n[None], delta)[0]
+    gradient_i = gradient(form, theta_i, u_nk, z_n, delta=delta)
     return value / delta**2, gradient_i / delta**2
 
   before = scaled(theta_i)[0]
@@ -100,16 +120,23 @@ def polish(form, theta_i, u_n, z_n, *, box, delta):
   return theta_i, float(before * delta**2)
 
 
-def objective(form, theta_si, u_n, z_sn, delta) -> np.ndarray:
-  size = np.abs(z_sn - form.log_y(theta_si, u_n))
-  with np.errstate(over="ignore", invalid="ignore"):
-    loss = np.where(size <= delta, size**2 / 2, delta * (size - delta / 2))
-  return loss.sum(-1)
+def objective(form, theta_si, u_nk, z_sn, delta) -> np.ndarray:
+  """Sum of Huber losses, [s]."""
+  residual_sn = residuals(form, theta_si, u_nk, z_sn)
+  return _huber(residual_sn, np.ones(()), delta)
 
 
-def gradient(form, theta_i, u_n, z_n, *, delta) -> np.ndarray:
-  residual_n = z_n - form.log_y(theta_i[None], u_n)[0]
-  jacobian_ni = form.jacobian(theta_i[None], u_n)[0]
+def residuals(form, theta_si, u_nk, z_sn) -> np.ndarray:
+  """Measured minus law, in logs, [s, n]; finite everywhere."""
+  residual_sn = z_sn - form.log_y(theta_si, u_nk)
+  return np.nan_to_num(
+    residual_sn, copy=False, nan=_OUTSIDE, posinf=_OUTSIDE, neginf=-_OUTSIDE
+  )
+
+
+def gradient(form, theta_i, u_nk, z_n, *, delta) -> np.ndarray:
+  residual_n = residuals(form, theta_i[None], u_nk, z_n[None])[0]
+  jacobian_ni = form.jacobian(theta_i[None], u_nk)[0]
   return -np.clip(residual_n, -delta, delta) @ jacobian_ni
 
 
@@ -118,3 +145,25 @@ def pinned(theta, gradient, box) -> np.ndarray:
   return ((theta <= box[0]) & (gradient > 0)) | (
     (theta >= box[1]) & (gradient < 0)
   )
+
+
+def _huber(residual_sn, weight_sn, delta) -> np.ndarray:
+  size = np.abs(residual_sn)
+  # Inside delta the second factor is size itself: size²/2.
+  near = np.minimum(size, delta)
+  return (weight_sn * near * (size - near / 2)).sum(-1)
+
+
+def _step(hessian, slope, fixed, damping_s):
+  """Damped Newton steps that leave fixed parameters where they are."""
+  identity = np.eye(slope.shape[1])
+  slope = np.where(fixed, 0, slope)
+  keep = ~fixed[:, :, None] & ~fixed[:, None, :]
+  diagonal = np.einsum("sii->si", hessian)
+  # What a parameter does not move has no curvature; no step is divided by it.
+  least = 1e-12 * diagonal.max(1, keepdims=True) + 1e-30
+  scale = np.where(fixed, 1, (diagonal + least) * damping_s[:, None])
+  return np.linalg.solve(
+    np.where(keep, hessian, 0) + identity * scale[:, None, :],
+    slope[..., None],
+  )[..., 0]

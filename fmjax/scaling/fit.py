@@ -2,11 +2,11 @@
 
 The objective is the sum of Huber losses over log residuals (Hoffmann et al.
 2022), delta = 1e-3 unless told otherwise. It is minimized in float64 from a
-fixed grid of starts by iteratively reweighted, damped Gauss-Newton steps, all
-starts at once; SciPy then polishes the best. A sum, never a mean: dividing by
-the number of points lets an optimizer's tolerance stop it early.
+fixed set of starts by damped Gauss-Newton steps, all starts at once; SciPy then
+polishes the best. A sum, never a mean: dividing by the number of points lets an
+optimizer's tolerance stop it early.
 
-Axes: s starts or draws, n points, i internal parameters.
+Axes: s starts or draws, n points, k inputs, i internal parameters.
 """
 
 import dataclasses
@@ -16,178 +16,230 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from fmjax.data import schema
-from fmjax.scaling import forms
 from fmjax.scaling.descent import descend, gradient, pinned, polish
-from fmjax.scaling.law import FLAT_GRADIENT, RARE, UNEXPLAINED, Fit
+from fmjax.scaling.form import Form
+from fmjax.scaling.law import FLAT_GRADIENT, RARE, UNEXPLAINED, Fit, Points
+from fmjax.scaling.points import check_points, gather
 
+DELTA = 1e-3
+STARTS = 200
 _AGREE = 1e-6  # of the objective's scale: starts that found the same optimum
-_ALL_SQUARES = 1e3  # a delta beyond every residual
+ALL_SQUARES = 1e3  # a delta beyond every residual
 _VAGUE = np.log(5.0)  # half an interval, in logs: known to a factor 5 only
+# Singular values of the Jacobian, relative to the largest: below, the points
+# say nothing of a direction. Noise-free data make no error of it, only this.
+_BLIND = 1e-7
+_TOUCHED = 1e-2  # share of such a direction that a parameter makes up
 
 
 def fit(
   x: Sequence[float] | np.ndarray,
   y: Sequence[float] | np.ndarray,
   *,
-  form: forms.Form,
-  delta: float = 1e-3,
-  starts: int = 64,
-  x_name: str = "x",
+  form: Form,
+  delta: float = DELTA,
+  starts: int = STARTS,
+  x_name: str | Sequence[str] = "",
   y_name: str = "y",
 ) -> Fit:
   """The law of `form` through points (x, y).
 
+  Args:
+    x: the inputs in the order of `form.inputs`, [n, k]; [n] for one input.
+    y: losses, or a metric, [n].
+    form: the law.
+    delta: of the Huber loss, in logs.
+    starts: searches, about.
+    x_name: of each input, for people; those of the form if not given.
+    y_name: of y.
+
   Raises:
     DataError: the points cannot carry the form; says why.
   """
-  x_n, y_n = np.asarray(x, float), np.asarray(y, float)
-  check_points(x_n, y_n, form=form, x_name=x_name, y_name=y_name)
-  log_x_n, log_y_n = np.log(x_n), np.log(y_n)
-  shift_x, shift_y = float(log_x_n.mean()), float(log_y_n.mean())
-  u_n, z_n = log_x_n - shift_x, log_y_n - shift_y
-  box = form.box(u_n, z_n)
+  data = gather(x, y, form=form, x_name=x_name, y_name=y_name)
+  check_points(data, form=form)
+  theta_si, objective_s = search(form, data, delta=delta, starts=starts)
+  best = int(np.argmin(objective_s))
+  box = form.box(data.u_nk, data.z_n)
+  theta_i, objective = polish(
+    form, theta_si[best], data.u_nk, data.z_n, box=box, delta=delta
+  )
+  tolerance = _AGREE * (objective + len(data) * delta**2)
+  return assess(
+    form,
+    theta_i,
+    data,
+    delta=delta,
+    objective=objective,
+    gradient_i=gradient(form, theta_i, data.u_nk, data.z_n, delta=delta),
+    starts=len(theta_si),
+    agreement=float(np.mean(objective_s <= objective + tolerance)),
+  )
 
+
+def search(
+  form: Form, data: Points, *, delta: float, starts: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Where every start ends, and its objective; see `descend`."""
+  box = form.box(data.u_nk, data.z_n)
   # Squares first: far from the points, the flat arms of the Huber loss hold
   # starts back that have missed the amplitude by decades.
   theta_si, _ = descend(
     form,
-    form.starts(u_n, starts),
-    u_n,
-    z_n[None],
+    form.starts(data.u_nk, starts),
+    data.u_nk,
+    data.z_n[None],
     box=box,
-    delta=_ALL_SQUARES,
+    delta=ALL_SQUARES,
   )
-  theta_si, objective_s = descend(
-    form, theta_si, u_n, z_n[None], box=box, delta=delta
+  return descend(
+    form, theta_si, data.u_nk, data.z_n[None], box=box, delta=delta
   )
-  best = int(np.argmin(objective_s))
-  theta_i, objective = polish(
-    form, theta_si[best], u_n, z_n, box=box, delta=delta
-  )
-  tolerance = _AGREE * (objective + len(u_n) * delta**2)
-  agreement = float(np.mean(objective_s <= objective + tolerance))
 
-  gradient_i = gradient(form, theta_i, u_n, z_n, delta=delta)
+
+def assess(
+  form: Form,
+  theta_i: np.ndarray,
+  data: Points,
+  *,
+  delta: float,
+  objective: float,
+  gradient_i: np.ndarray,
+  starts: int,
+  agreement: float,
+) -> Fit:
+  """An optimum, and the gradient there, with everything known of it."""
+  box = form.box(data.u_nk, data.z_n)
   free_i = ~pinned(theta_i, gradient_i, box)
-  reach_i = delta * np.abs(form.jacobian(theta_i[None], u_n)[0]).sum(0)
-  gradient_norm = float(
-    np.max(np.where(free_i, np.abs(gradient_i) / (reach_i + 1e-300), 0))
-  )
-  covariance_ii, condition = _covariance(
-    form, theta_i, u_n, z_n, free_i=free_i, delta=delta
+  jacobian_ni = form.jacobian(theta_i[None], data.u_nk)[0]
+  residual_n = data.z_n - form.log_y(theta_i[None], data.u_nk)[0]
+  # No residual counts for more than delta.
+  most_n = np.minimum(delta, np.abs(data.z_n).max())
+  reach_i = most_n * np.abs(jacobian_ni).sum(0)
+  noise = noise_of(residual_n, parameters=len(theta_i))
+  covariance_ii, condition, blind_i = _covariance(
+    jacobian_ni, noise=noise, free_i=free_i, delta=delta
   )
   result = Fit(
     form=form,
     theta_i=theta_i,
     box=box,
     covariance_ii=covariance_ii,
-    shift_x=shift_x,
-    shift_y=shift_y,
-    points=len(u_n),
+    data=data,
+    delta=delta,
+    noise=noise,
     objective=objective,
-    gradient_norm=gradient_norm,
+    gradient_norm=float(
+      np.max(np.where(free_i, np.abs(gradient_i) / (reach_i + 1e-300), 0))
+    ),
+    starts=starts,
     agreement=agreement,
     condition=condition,
     unexplained=float(
-      np.abs(z_n - form.log_y(theta_i[None], u_n)[0]).sum()
-      / np.abs(z_n - np.median(z_n)).sum()
+      np.abs(residual_n).sum() / np.abs(data.z_n - np.median(data.z_n)).sum()
     ),
     at_bound=tuple(form.at_bound(theta_i, box)),
     vague=(),
     warnings=(),
   )
-  vague = _vague(result)
-  result = dataclasses.replace(result, vague=vague)
-  return dataclasses.replace(
-    result, warnings=tuple(_warnings(result, u_n, x_name, y_name))
-  )
+  result = dataclasses.replace(result, vague=_vague(result, blind_i))
+  return dataclasses.replace(result, warnings=tuple(_warnings(result)))
 
 
-def check_points(
-  x_n: np.ndarray,
-  y_n: np.ndarray,
-  *,
-  form: forms.Form,
-  x_name: str,
-  y_name: str,
-) -> None:
-  """Refuses points that no fit of `form` could use, in one sentence."""
-  for name, value_n in ((x_name, x_n), (y_name, y_n)):
-    bad = np.flatnonzero(~np.isfinite(value_n) | (value_n <= 0))
-    if len(bad):
-      raise schema.DataError(
-        f"{name} is {value_n[bad[0]]:g} in row {bad[0] + 1}; a law in logs"
-        " needs positive, finite numbers: leave such rows out of the table"
-      )
-  needed, have = len(form.parameters), len(x_n)
-  if have < needed:
-    raise schema.DataError(
-      f"{have} rows cannot determine the {needed} parameters of"
-      f" {form.equation} ({form.name}); give at least {needed + 1} rows"
-    )
-  distinct = len(np.unique(x_n))
-  if distinct < needed:
-    only = f", {x_n[0]:g}," if distinct == 1 else ""
-    raise schema.DataError(
-      f"{x_name} has {distinct} distinct value{'s' * (distinct > 1)}{only} in"
-      f" {have} rows; {form.equation} needs at least {needed}"
-    )
-  if np.ptp(y_n) == 0:
-    raise schema.DataError(
-      f"{y_name} is {y_n[0]:g} in all {have} rows: there is no law to fit"
-    )
+def noise_of(residual_n: np.ndarray, *, parameters: int) -> float:
+  """Robust standard deviation of residuals; NaN if no point is left for it.
 
-
-def _covariance(form, theta_i, u_n, z_n, *, free_i, delta):
-  """Of `theta_i`, and the Jacobian's condition number.
-
-  The noise is read robustly: residuals are clipped at three times their scale
-  (the median, leaving out the p - 1 smallest, which a fit of p parameters has
-  made small itself) before they are squared. For normal noise of standard
-  deviation s, a Huber fit has the variance of least squares times
-  E[psi²] / E[psi']² / s² (Huber 1964), at most pi/2.
+  Residuals are clipped at three times their scale before they are squared: the
+  median, leaving out the p - 1 smallest, which a fit of p parameters has made
+  small itself.
   """
-  size, unknown = len(theta_i), np.full((len(theta_i),) * 2, np.nan)
-  jacobian_ni = form.jacobian(theta_i[None], u_n)[0][:, free_i]
-  norm_i = np.linalg.norm(jacobian_ni, axis=0)
-  if not free_i.any() or not (norm_i > 0).all():
-    return unknown, float("inf")
-  condition = float(np.linalg.cond(jacobian_ni / norm_i))
-  freedom = len(u_n) - size
-  if freedom < 1 or not np.isfinite(condition) or condition > 1e12:
-    return unknown, condition
-  residual_n = np.sort(np.abs(z_n - form.log_y(theta_i[None], u_n)[0]))
-  noise = np.median(residual_n[size - 1 :]) / scipy.stats.norm.ppf(0.75)
-  noise = np.sqrt((np.minimum(residual_n, 3 * noise) ** 2).sum() / freedom)
-  # Without noise k has no end; from 40 on the factor is 1 in every digit.
+  freedom = len(residual_n) - parameters
+  if freedom < 1:
+    return float("nan")
+  size_n = np.sort(np.abs(residual_n))
+  scale = np.median(size_n[parameters - 1 :]) / scipy.stats.norm.ppf(0.75)
+  return float(np.sqrt((np.minimum(size_n, 3 * scale) ** 2).sum() / freedom))
+
+
+def huber_factors(*, delta: float, noise: float) -> tuple[float, float]:
+  """E[psi²] / noise² and E[psi'] of the Huber loss under normal noise.
+
+  Huber 1964. Their limits for a delta far below the noise are handled too.
+  """
+  # Without noise k has no end; from 40 on the factors are 1 in every digit.
   k = min(delta / max(noise, 1e-300), 40.0)
-  inside = scipy.special.erf(k / np.sqrt(2))
+  inside = float(scipy.special.erf(k / np.sqrt(2)))
+  if k < 1e-4:
+    return k**2, inside
   square = (
     inside - 2 * k * scipy.stats.norm.pdf(k) + 2 * k**2 * scipy.stats.norm.sf(k)
   )
-  # For k → 0 both vanish; the limit is pi/2.
-  factor = square / inside**2 if k > 1e-4 else np.pi / 2
-  scaled = jacobian_ni / norm_i
-  inverse = np.linalg.inv(scaled.T @ scaled) / np.outer(norm_i, norm_i)
-  unknown[np.ix_(free_i, free_i)] = noise**2 * factor * inverse
-  return unknown, condition
+  return float(square), inside
 
 
-def _vague(result: Fit) -> tuple[str, ...]:
+def _covariance(jacobian_ni, *, noise, free_i, delta):
+  """Of theta, the Jacobian's condition number, and parameters it is blind to.
+
+  A Huber fit has the variance of least squares times E[psi²] / E[psi']² /
+  noise² (Huber 1964), at most pi/2. A direction that the points do not show
+  keeps a variance, a huge one, so that the others stay known.
+  """
+  size = jacobian_ni.shape[1]
+  unknown, blind_i = np.full((size, size), np.nan), np.zeros(size, bool)
+  norm_i = np.linalg.norm(jacobian_ni, axis=0)
+  used_i = free_i & (norm_i > 0)
+  blind_i |= free_i & ~used_i
+  if not used_i.any():
+    return unknown, float("inf"), blind_i
+  scaled = jacobian_ni[:, used_i] / norm_i[used_i]
+  _, singular, direction = np.linalg.svd(scaled, full_matrices=False)
+  full_rank = len(singular) == used_i.sum() and singular[-1] > 0
+  condition = float(singular[0] / singular[-1]) if full_rank else float("inf")
+  if blind_i.any():
+    condition = float("inf")
+  dark = singular < _BLIND * singular[0]
+  if dark.any():
+    share_i = (direction[dark] ** 2).sum(0)
+    blind_i[used_i] |= share_i > _TOUCHED
+  if np.isnan(noise):
+    return unknown, condition, blind_i
+  square, inside = huber_factors(delta=delta, noise=noise)
+  singular = np.maximum(singular, 1e-12 * singular[0])
+  inverse = (direction.T / singular**2) @ direction
+  unknown[np.ix_(used_i, used_i)] = (
+    noise**2
+    * (square / inside**2)
+    * inverse
+    / np.outer(norm_i[used_i], norm_i[used_i])
+  )
+  return unknown, condition, blind_i
+
+
+def _vague(result: Fit, blind_i: np.ndarray) -> tuple[str, ...]:
   """Parameters known to no better than a factor 5, or not at all."""
   if result.points <= len(result.theta_i):
     return ()  # said in a sentence of its own
-  vague = []
-  for name, error in result.log_errors().items():
-    if not result.quantile() * error <= _VAGUE:
+  _, slope = result.form.natural(
+    result.theta_i,
+    shift_k=result.data.shift_k,
+    shift_y=result.data.shift_y,
+  )
+  blind = (slope[:, blind_i] != 0).any(1)
+  vague, amplitudes = [], []
+  for number, (name, error) in enumerate(result.log_errors().items()):
+    if blind[number] or not result.quantile() * error <= _VAGUE:
       vague.append(name)
+    # Terms of other parameters: an amplitude at x = 1.
+    if np.count_nonzero(slope[number]) > 1:
+      amplitudes.append(name)
   # An amplitude at x = 1 is extrapolated over decades: a large factor there is
   # common and harms no prediction. It counts only with another one.
-  return () if vague == ["A"] else tuple(vague)
+  if blind.any() or set(vague) - set(amplitudes):
+    return tuple(vague)
+  return ()
 
 
-def _warnings(result: Fit, u_n, x_name: str, y_name: str) -> list[str]:
+def _warnings(result: Fit) -> list[str]:
   facts = []
   if result.gradient_norm >= FLAT_GRADIENT:
     facts.append(
@@ -213,12 +265,16 @@ def _warnings(result: Fit, u_n, x_name: str, y_name: str) -> list[str]:
       f"{result.points} points for {len(result.theta_i)} parameters leave"
       f" {freedom} to judge the form by"
     )
-  decades = np.ptp(u_n) / np.log(10)
-  if decades < 1:
-    facts.append(f"{x_name} spans {decades:.2f} decades, less than one")
+  data = result.data
+  for name, decades in zip(
+    data.x_names, np.ptp(data.u_nk, axis=0) / np.log(10), strict=True
+  ):
+    if decades < 1:
+      facts.append(f"{name} spans {decades:.2f} decades, less than one")
   if result.unexplained > UNEXPLAINED:
     facts.append(
-      f"does not fit: {result.unexplained:.0%} of the spread of log {y_name} is"
-      f" left unexplained; {y_name} may not be monotone in {x_name}"
+      f"does not fit: {result.unexplained:.0%} of the spread of log"
+      f" {data.y_name} is left unexplained; it may not be monotone in"
+      f" {' and '.join(data.x_names)}"
     )
   return facts

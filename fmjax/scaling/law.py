@@ -1,21 +1,54 @@
 """A fitted law, with what is known of its parameters.
 
-Axes: n points, i internal parameters.
+Axes: n points, k inputs, i internal parameters.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.stats
 
-from fmjax.scaling import forms
+from fmjax.scaling.form import Form, columns
 
 LEVEL = 0.9  # of every interval here
 UNEXPLAINED = 0.5  # of the spread of log y: more is no fit
 FLAT_GRADIENT = 1e-4  # of the largest possible gradient
 RARE = 0.02  # share of starts that found it: fewer is chance
+_REACH = 50.0  # e^±50 says no more than "unknown"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Points:
+  """What a law goes through, in centered logs (see form.py).
+
+  Attributes:
+    u_nk: of the inputs.
+    z_n: of y.
+    shift_k: taken from the logs of the inputs.
+    shift_y: taken from log y.
+    x_names: of the inputs, for people.
+    y_name: of y.
+  """
+
+  u_nk: np.ndarray
+  z_n: np.ndarray
+  shift_k: np.ndarray
+  shift_y: float
+  x_names: tuple[str, ...]
+  y_name: str
+
+  def __len__(self) -> int:
+    return len(self.z_n)
+
+  @property
+  def x_nk(self) -> np.ndarray:
+    return np.exp(self.u_nk + self.shift_k)
+
+  @property
+  def y_n(self) -> np.ndarray:
+    return np.exp(self.z_n + self.shift_y)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,15 +57,18 @@ class Fit:
 
   Attributes:
     form: the law.
-    theta_i: internal parameters, see forms.py.
+    theta_i: internal parameters, see form.py.
     box: their bounds, [2, i].
     covariance_ii: of `theta_i`; NaN where it cannot be known.
-    shift_x, shift_y: means of log x and log y.
-    points: number of them.
+    data: the points.
+    delta: of the Huber loss, in logs.
+    noise: standard deviation of log y about the law; NaN where no point is left
+      to tell it.
     objective: sum of Huber losses over log residuals.
     gradient_norm: largest projected derivative, as a share of the largest that
       so many points could give.
-    agreement: share of the starts that reached this objective.
+    starts: searches for the optimum.
+    agreement: share of them that reached this objective.
     condition: condition number of the Jacobian with unit columns.
     at_bound: what sits on a bound, in words.
     unexplained: share of the spread of log y that the law leaves.
@@ -40,21 +76,26 @@ class Fit:
     warnings: everything a reader must know before using the law.
   """
 
-  form: forms.Form
+  form: Form
   theta_i: np.ndarray
   box: np.ndarray
   covariance_ii: np.ndarray
-  shift_x: float
-  shift_y: float
-  points: int
+  data: Points
+  delta: float
+  noise: float
   objective: float
   gradient_norm: float
+  starts: int
   agreement: float
   condition: float
   unexplained: float
   at_bound: tuple[str, ...]
   vague: tuple[str, ...]
   warnings: tuple[str, ...]
+
+  @property
+  def points(self) -> int:
+    return len(self.data)
 
   @property
   def converged(self) -> bool:
@@ -74,37 +115,35 @@ class Fit:
   @property
   def parameters(self) -> dict[str, float]:
     value_i, _ = self._natural()
-    positive_i = np.array(self.form.positive)
-    value_i = np.where(positive_i, np.exp(value_i * positive_i), value_i)
-    return dict(zip(self.form.parameters, value_i.tolist(), strict=True))
+    return natural_values(self.form, value_i)
 
   @property
   def standard_errors(self) -> dict[str, float]:
     """In the units of the parameters, by the delta method; NaN: unknown."""
-    errors = self.log_errors()
+    errors, parameters = self.log_errors(), self.parameters
     return {
-      name: error * (self.parameters[name] if positive else 1.0)
-      for (name, error), positive in zip(
-        errors.items(), self.form.positive, strict=True
+      name: errors[name] * (parameters[name] if positive else 1.0)
+      for name, positive in zip(
+        self.form.parameters, self.form.positive, strict=True
       )
     }
 
   @property
   def intervals(self) -> dict[str, tuple[float, float]]:
     """`LEVEL` intervals by Student's t; multiplicative for positive ones."""
-    reach, limits = self.quantile(), self._limits()
+    reach, limits = self.quantile(), self.limits()
+    parameters, errors = self.parameters, self.log_errors()
     result = {}
     for name, positive in zip(
       self.form.parameters, self.form.positive, strict=True
     ):
-      value, error = self.parameters[name], self.log_errors()[name]
+      value, error = parameters[name], errors[name]
       low, high = limits.get(name, (-np.inf, np.inf))
       if np.isnan(error) and not np.isnan(reach) and name in limits:
         # On a bound: all that may be said is where the fit looks for it.
         ends = (low, high)
       elif positive:
-        # Beyond e^±50 the numbers say no more than "unknown".
-        factor = np.exp(np.minimum(reach * error, 50.0))
+        factor = np.exp(np.minimum(reach * error, _REACH))
         ends = np.clip((value / factor, value * factor), low, high)
       else:
         ends = np.clip(
@@ -113,36 +152,58 @@ class Fit:
       result[name] = (float(ends[0]), float(ends[1]))
     return result
 
-  def predict(self, x_n: np.ndarray) -> np.ndarray:
-    u_n = np.log(np.asarray(x_n, float)) - self.shift_x
-    return np.exp(self.form.log_y(self.theta_i[None], u_n)[0] + self.shift_y)
+  def logs(self, x: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Centered logs of inputs, [n, k]; x is [n, k], or [n] for one input."""
+    return np.log(columns(x)) - self.data.shift_k
 
-  def predict_interval(self, x_n: np.ndarray) -> np.ndarray:
-    """`LEVEL` interval of the law itself (no noise of a new run), [n, 2]."""
-    u_n = np.log(np.asarray(x_n, float)) - self.shift_x
-    jacobian_ni = self.form.jacobian(self.theta_i[None], u_n)[0]
+  def predict(self, x: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The law at x, [n]; x is [n, k], or [n] for one input."""
+    log_y_n = self.form.log_y(self.theta_i[None], self.logs(x))[0]
+    return np.exp(log_y_n + self.data.shift_y)
+
+  def predict_interval(
+    self, x: Sequence[float] | np.ndarray, *, new_run: bool = False
+  ) -> np.ndarray:
+    """`LEVEL` interval of the law itself, or of one new run at x, [n, 2].
+
+    A new run has noise of its own (its seed's and whatever else the points hold
+    about the law), as large as that of the points.
+    """
+    jacobian_ni = self.form.jacobian(self.theta_i[None], self.logs(x))[0]
     variance_n = np.einsum(
       "ni,ij,nj->n", jacobian_ni, self.covariance_ii, jacobian_ni
     )
-    reach_n = self.quantile() * np.sqrt(np.maximum(variance_n, 0))
-    factor_n = np.exp(np.minimum(reach_n, 50.0))
-    y_n = self.predict(x_n)
+    variance_n = np.maximum(variance_n, 0)
+    if new_run:
+      variance_n = variance_n + self.noise**2
+    reach_n = self.quantile() * np.sqrt(variance_n)
+    factor_n = np.exp(np.minimum(reach_n, _REACH))
+    y_n = self.predict(x)
     return np.stack([y_n / factor_n, y_n * factor_n], axis=-1)
+
+  def residuals(self) -> np.ndarray:
+    """Measured minus law, in logs, [n]."""
+    return (
+      self.data.z_n - self.form.log_y(self.theta_i[None], self.data.u_nk)[0]
+    )
 
   def to_dict(self) -> dict[str, Any]:
     """JSON-ready; what is not known is null."""
     return {
       "form": self.form.name,
       "equation": self.form.equation,
-      "parameters": self.parameters,
+      "parameters": known(self.parameters),
       "objective": self.objective,
+      "delta": self.delta,
       "standard_errors": known(self.standard_errors),
       "intervals": known(self.intervals),
       "level": LEVEL,
       "points": self.points,
+      "noise": known({"": self.noise})[""],
       "converged": self.converged,
       "good": self.good,
       "gradient_norm": self.gradient_norm,
+      "starts": self.starts,
       "agreement": self.agreement,
       "unexplained": self.unexplained,
       "condition": known({"": self.condition})[""],
@@ -151,22 +212,22 @@ class Fit:
       "warnings": list(self.warnings),
     }
 
-  def _limits(self) -> dict[str, tuple[float, float]]:
-    """Where the fit looks for the parameters that have units of their own."""
-    low_i, high_i = self.box
-    limits = {}
+  def limits(self) -> dict[str, tuple[float, float]]:
+    """Where the fit looks for the parameters that it bounds themselves."""
+    value_i, slope = self._natural()
+    positive_i, limits = self.form.positive, {}
     for number, name in enumerate(self.form.parameters):
-      ends = low_i[number], high_i[number]
-      match name:
-        case "E" | "R_inf":
-          limits[name] = tuple(float(np.exp(e + self.shift_y)) for e in ends)
-        case "alpha" if self.form.positive[number]:
-          limits[name] = tuple(float(np.exp(end)) for end in ends)
+      (moved,) = np.nonzero(slope[number])
+      # An amplitude at x = 1 depends on its exponent, too: it has no bound.
+      if positive_i[number] and len(moved) == 1:
+        offset = value_i[number] - self.theta_i[moved[0]]
+        low, high = np.exp(self.box[:, moved[0]] + offset)
+        limits[name] = (float(low), float(high))
     return limits
 
   def _natural(self):
     return self.form.natural(
-      self.theta_i, shift_x=self.shift_x, shift_y=self.shift_y
+      self.theta_i, shift_k=self.data.shift_k, shift_y=self.data.shift_y
     )
 
   def log_errors(self) -> dict[str, float]:
@@ -174,13 +235,38 @@ class Fit:
     _, slope = self._natural()
     variance_i = np.einsum("ij,jk,ik->i", slope, self.covariance_ii, slope)
     error_i = np.sqrt(np.maximum(variance_i, 0))
+    # A parameter on a bound has no error, and harms those alone that use it.
+    unknown_i = np.isnan(np.diag(self.covariance_ii))
+    if unknown_i.any() and not unknown_i.all():
+      free = ~unknown_i
+      variance_i = np.einsum(
+        "ij,jk,ik->i",
+        slope[:, free],
+        self.covariance_ii[np.ix_(free, free)],
+        slope[:, free],
+      )
+      touched_i = (slope[:, unknown_i] != 0).any(1)
+      error_i = np.where(touched_i, np.nan, np.sqrt(np.maximum(variance_i, 0)))
     return dict(zip(self.form.parameters, error_i.tolist(), strict=True))
 
   def quantile(self) -> float:
+    """Of Student's t, for `LEVEL`; NaN where no point is left."""
     freedom = self.points - len(self.theta_i)
     if freedom < 1:
       return float("nan")
     return float(scipy.stats.t.ppf((1 + LEVEL) / 2, freedom))
+
+
+def natural_values(form: Form, value_i: np.ndarray) -> dict[str, float]:
+  """Parameters by name, of numbers that are logs where they are positive."""
+  # Beyond what a float holds lies only what is not identified.
+  value_i = np.clip(value_i, -700.0, 700.0)
+  return {
+    name: float(np.exp(value) if positive else value)
+    for name, value, positive in zip(
+      form.parameters, value_i, form.positive, strict=True
+    )
+  }
 
 
 def known(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -145,18 +145,18 @@ def band(
       same draw, instead of the metric itself.
     delta: of the Huber loss, in logs.
   """
-  u_n = np.log(x_n) - law.shift_x
+  u_nk = law.logs(x_n)
   draw_sn = samples.positive_sn
-  z_sn = np.log(draw_sn) - law.shift_y
+  z_sn = np.log(draw_sn) - law.data.shift_y
   draws = len(z_sn)
   start_si = np.concatenate(
-    [law.theta_i[None], law.form.starts(u_n, _STARTS)[:_STARTS]]
+    [law.theta_i[None], law.form.starts(u_nk, _STARTS)[:_STARTS]]
   )
-  box = law.form.box(u_n, z_sn)
+  box = law.form.box(u_nk, z_sn)
   theta_si, objective_s = descend(
     law.form,
     np.tile(start_si, (draws, 1)),
-    u_n,
+    u_nk,
     np.repeat(z_sn, len(start_si), axis=0),
     box=box,
     delta=delta,
@@ -166,9 +166,7 @@ def band(
     np.arange(draws), best_s
   ]
   grid = np.geomspace(np.min(x_n), np.max(x_n), points)
-  y_sn = np.exp(
-    law.form.log_y(refit_si, np.log(grid) - law.shift_x) + law.shift_y
-  )
+  y_sn = np.exp(law.form.log_y(refit_si, law.logs(grid)) + law.data.shift_y)
   y = law.predict(grid)
   if relative:
     sign = -1.0 if samples.metric == "nll" else 1.0

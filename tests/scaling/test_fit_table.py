@@ -1,16 +1,25 @@
 import json
+import os
+import pathlib
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fmjax.__main__ import main
 from fmjax.config import ConfigError
 from fmjax.data.schema import DataError
-from fmjax.scaling.table import fit_table
+from fmjax.scaling import forms
+from fmjax.scaling.form import evaluate
+from fmjax.scaling.table_fit import fit_table
 
 X = np.geomspace(1e3, 1e6, 12)
 TRUE = {"E": 1.7, "A": 40.0, "alpha": 0.35}
+HOFFMANN = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
+SRT = (
+  pathlib.Path(os.environ.get("FMJAX_DATA", "data")) / "scaling/srt_runs.csv"
+)
 
 
 def law(x):
@@ -27,7 +36,21 @@ def table(tmp_path, columns, name: str = "runs.csv"):
   return path
 
 
+def surface(noise: float = 0.0):
+  """Six sizes × five data sizes on Hoffmann's surface, two seeds of each."""
+  n, d = np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 5))
+  n, d = np.repeat(n.ravel(), 2), np.repeat(d.ravel(), 2)
+  y = evaluate(
+    forms.form("chinchilla", inputs=("params", "tokens")),
+    HOFFMANN,
+    np.stack([n, d], axis=1),
+  )
+  draw = np.random.default_rng(0).normal(size=len(y))
+  return {"n": n, "d": d, "nll": y * np.exp(noise * draw)}
+
+
 ROLES = {"loss": "nll", "params": "n"}
+SURFACE = {**ROLES, "tokens": "d"}
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "runs.parquet"])
@@ -45,6 +68,41 @@ def test_a_table_is_fitted_by_the_columns_it_names(tmp_path, name):
   json.dumps(result, allow_nan=False)
 
 
+def test_a_surface_is_fitted_with_its_columns_in_any_order(tmp_path):
+  columns = surface(noise=0.005)
+  path = table(tmp_path, columns, "runs.parquet")
+  roles = {"tokens": "d", "loss": "nll", "params": "n"}
+  point = {"tokens": 2e10, "params": 1e9}
+  result = fit_table(path, "chinchilla", roles, predict=[point])
+  assert result["good"]
+  for name, (low, high) in result["intervals"].items():
+    assert low < HOFFMANN[name] < high
+  (answer,) = result["predictions"]
+  assert {name: answer[name] for name in point} == point
+  low, high = answer["interval"]
+  truth = 1.69 + 406.4 * 1e9**-0.34 + 410.7 * 2e10**-0.28
+  assert low < truth < high
+  assert answer["loss"] == pytest.approx(truth, rel=0.005)
+  # The objective is the sum of Huber losses at what is reported.
+  fitted = evaluate(
+    forms.form("chinchilla", inputs=("params", "tokens")),
+    result["parameters"],
+    np.stack([columns["n"], columns["d"]], axis=1),
+  )
+  size = np.abs(np.log(columns["nll"] / fitted))
+  huber = np.where(size <= 1e-3, size**2 / 2, 1e-3 * (size - 5e-4)).sum()
+  assert result["objective"] == pytest.approx(huber, rel=1e-9)
+
+
+def test_the_interval_of_a_new_run_holds_more_than_that_of_the_law(tmp_path):
+  path = table(tmp_path, surface(noise=0.01), "runs.parquet")
+  result = fit_table(path, "chinchilla", SURFACE)
+  for point in result["predictions"]:
+    low, high = point["interval"]
+    inner_low, inner_high = point["law_interval"]
+    assert low < inner_low < point["loss"] < inner_high < high
+
+
 def test_a_metric_column_is_fitted_towards_its_ceiling(tmp_path):
   path = table(tmp_path, {"flops": X, "ndcg": 0.2 - 0.5 * X**-0.3})
   result = fit_table(path, "power_offset", {"metric": "ndcg", "flops": "flops"})
@@ -52,12 +110,58 @@ def test_a_metric_column_is_fitted_towards_its_ceiling(tmp_path):
   assert [p["flops"] for p in result["predictions"]] == pytest.approx(X)
 
 
+def test_only_the_rows_asked_for_are_fitted(tmp_path):
+  y = law(X)
+  columns = {
+    "n": [*X, *X],
+    "nll": [*y, *["broken"] * len(X)],
+    "data": ["a"] * len(X) + ["b"] * len(X),
+    "negatives": [100.0] * len(X) + [300.0] * len(X),
+  }
+  path = table(tmp_path, columns)
+  for where in ({"data": "a"}, {"negatives": "100"}):
+    result = fit_table(path, "power_offset", ROLES, where=where)
+    assert result["parameters"] == pytest.approx(TRUE, rel=1e-6)
+  with pytest.raises(DataError, match=r"nll is 'broken' in row 13 of"):
+    fit_table(path, "power_offset", ROLES, where={"data": "b"})
+  with pytest.raises(
+    DataError, match=r"data is c in no row .* it is a \(12 rows\) and b \(12"
+  ):
+    fit_table(path, "power_offset", ROLES, where={"data": "c"})
+  with pytest.raises(DataError, match="has data=a and negatives=300 together"):
+    fit_table(
+      path, "power_offset", ROLES, where={"data": "a", "negatives": "300"}
+    )
+  with pytest.raises(DataError, match="no column 'dat'; did you mean 'data'"):
+    fit_table(path, "power_offset", ROLES, where={"dat": "a"})
+
+
+def test_mixed_numbers_of_negatives_are_refused(tmp_path):
+  counts = [100] * 8 + [300] * 4
+  path = table(
+    tmp_path, {"n": X, "nll": law(X), "nce_num_negatives": counts, "q": counts}
+  )
+  sentence = (
+    r"nce_num_negatives is 100 \(8 rows\) and 300 \(4 rows\) in .*not"
+    r" comparable; say --where nce_num_negatives=100"
+  )
+  with pytest.raises(DataError, match=sentence):
+    fit_table(path, "power_offset", ROLES)
+  with pytest.raises(DataError, match="say --where q=100"):
+    fit_table(path, "power_offset", {**ROLES, "negatives": "q"})
+  one = {"nce_num_negatives": "100"}
+  result = fit_table(path, "power_offset", ROLES, where=one)
+  assert result["points"] == 8
+
+
 @pytest.mark.parametrize(
   "columns,sentence",
   [
     ({"n": [1, 2, 3, 4], "nll": [3, 2, "nan", 1]}, "nll is nan in row 3"),
+    ({"n": [1, 2, 3, 4], "nll": [3, 2, "inf", 1]}, "nll is inf in row 3"),
     ({"n": [1, 2, 3, 4], "nll": [3, 2, "", 1]}, "nll is empty in row 3"),
     ({"n": [1, 2, 3, 4], "nll": [3, "two", 2, 1]}, "nll is 'two' in row 2"),
+    ({"n": [1, 2, 3, 4], "nll": [3, "", "two", 1]}, "nll is empty in row 2"),
     ({"n": [1, 2, 3, 4], "nll": [3, 2, -1, 1]}, "nll is -1 in row 3"),
     ({"n": [0, 2, 3, 4], "nll": [3, 2, 1.5, 1]}, "n is 0 in row 1"),
     ({"n": [1, 2], "nll": [3, 2]}, "2 rows cannot determine the 3 param"),
@@ -76,6 +180,40 @@ def test_an_unfit_table_is_refused_in_one_sentence(tmp_path, columns, sentence):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+  "change,sentence",
+  [
+    ({"d": lambda c: 20 * c["n"]}, "n and d are proportional to each other"),
+    ({"d": lambda c: 3e4 * c["n"] ** 0.7}, "or to a power, in all 60 rows"),
+    ({"d": lambda c: 0 * c["n"] + 1e9}, "d has 1 distinct value, 1e+09, in"),
+    ({"n": lambda c: 0 * c["n"] + 1e9}, "n has 1 distinct value, 1e+09, in"),
+  ],
+)
+def test_a_surface_whose_inputs_do_not_vary_apart_is_refused(
+  tmp_path, change, sentence
+):
+  columns = surface()
+  columns |= {name: make(columns) for name, make in change.items()}
+  with pytest.raises(DataError) as error:
+    fit_table(table(tmp_path, columns), "chinchilla", SURFACE)
+  assert sentence in str(error.value)
+
+
+def test_two_sizes_are_not_enough_for_a_surface_and_that_is_said(tmp_path):
+  columns = surface(noise=0.005)
+  columns["n"] = np.where(columns["n"] < 3e8, 1e8, 1e9)
+  result = fit_table(table(tmp_path, columns), "chinchilla", SURFACE)
+  assert not result["good"]
+  assert {"A", "alpha"} <= {*result["not_identified"]} or result["at_bound"]
+  assert result["warnings"]
+
+
+def test_four_rows_of_a_surface_are_refused(tmp_path):
+  rows = {name: value[:4] for name, value in surface().items()}
+  with pytest.raises(DataError, match="4 rows cannot determine the 5 param"):
+    fit_table(table(tmp_path, rows), "chinchilla", SURFACE)
+
+
 def test_a_file_that_is_no_table_is_refused(tmp_path):
   path = tmp_path / "runs.parquet"
   path.write_bytes(b"PAR1 and no more")
@@ -91,13 +229,36 @@ def test_a_file_that_is_no_table_is_refused(tmp_path):
     fit_table(tmp_path / "empty.csv", "power", ROLES)
 
 
+def test_a_truncated_table_is_refused(tmp_path):
+  whole = table(tmp_path, {"n": X, "nll": law(X)}, "runs.parquet").read_bytes()
+  for kept in (len(whole) // 3, len(whole) - 3):
+    (tmp_path / "cut.parquet").write_bytes(whole[:kept])
+    with pytest.raises(DataError, match=r"is no \.parquet table"):
+      fit_table(tmp_path / "cut.parquet", "power", ROLES)
+  whole = table(tmp_path, {"n": X, "nll": law(X)}).read_bytes()
+  cut = whole[: whole.rindex(b",")]  # the last row has lost its second number
+  (tmp_path / "cut.csv").write_bytes(cut)
+  with pytest.raises(DataError, match=r"is no \.csv table: .*Expected 2 col"):
+    fit_table(tmp_path / "cut.csv", "power", ROLES)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+  path = tmp_path / "runs.csv"
+  path.write_text("n,nll,n\n1,3,1\n2,2,2\n")
+  with pytest.raises(DataError, match="several columns 'n'; rename them"):
+    fit_table(path, "power", ROLES)
+
+
 @pytest.mark.parametrize(
   "form,columns,sentence",
   [
     ("powr_offset", ROLES, "did you mean 'power_offset'"),
     ("power", {"params": "n"}, "gives none of loss, metric"),
+    ("power", {"loss": "nll"}, "gives none of params, tokens, unique, flops"),
     ("power", {**ROLES, "metric": "x"}, "gives loss and metric of"),
     ("power", {"loss": "nll", "parms": "n"}, "did you mean 'params'"),
+    ("chinchilla", ROLES, "is a law of params and tokens, not of params:"),
+    ("power_offset", SURFACE, "is a law of params, not of params and tokens"),
   ],
 )
 def test_a_wrong_question_is_refused_in_one_sentence(
@@ -108,9 +269,87 @@ def test_a_wrong_question_is_refused_in_one_sentence(
     fit_table(path, form, columns)
 
 
-def test_a_prediction_for_another_input_is_refused(tmp_path):
+def test_a_prediction_for_other_inputs_is_refused(tmp_path):
   path = table(tmp_path, {"n": X, "nll": law(X)})
-  with pytest.raises(ConfigError, match="does not say params alone"):
+  with pytest.raises(ConfigError, match="tokens=1 does not say params alone"):
     fit_table(path, "power", ROLES, predict=[{"tokens": 1.0}])
   with pytest.raises(ConfigError, match="give a positive number"):
     fit_table(path, "power", ROLES, predict=[{"params": -1.0}])
+  path = table(tmp_path, surface())
+  with pytest.raises(
+    ConfigError, match=r"params=1e.09 does not say params and tokens, on which"
+  ):
+    fit_table(path, "chinchilla", SURFACE, predict=[{"params": 1e9}])
+
+
+def test_a_bootstrap_resamples_the_clusters_that_a_column_names(tmp_path):
+  columns = surface(noise=0.005)
+  trunk = [f"t{i // 2}" for i in range(len(columns["n"]))]
+  path = table(tmp_path, {**columns, "trunk": trunk})
+  roles = {**SURFACE, "cluster": "trunk"}
+  result = fit_table(path, "chinchilla", roles, draws=60)
+  assert result["bootstrap"]["clusters"] == 30
+  assert result["bootstrap"]["draws"] == 60
+  assert result["bootstrap"]["intervals"].keys() == HOFFMANN.keys()
+  assert all(
+    point["bootstrap_interval"][0] < point["loss"]
+    for point in result["predictions"]
+  )
+  json.dumps(result, allow_nan=False)
+  blank = table(tmp_path, {**columns, "trunk": ["", *trunk[1:]]})
+  # A row without a cluster is no cluster of its own.
+  with pytest.raises(DataError, match="trunk is empty in row 1"):
+    fit_table(blank, "chinchilla", roles, draws=60)
+
+
+def test_the_verb_tells_a_person_and_a_program_the_same(tmp_path, capsys):
+  path = table(tmp_path, surface(noise=0.005))
+  words = ["fit", str(path), "--form", "chinchilla"]
+  words += ["--columns", "loss=nll,params=n,tokens=d"]
+  words += ["--predict", "params=1e9,tokens=2e10"]
+  words += ["--bootstrap", "20", "--sensitivity", "--delta", "1e-2"]
+  assert main([*words, "--json"]) == 0
+  told = json.loads(capsys.readouterr().out)
+  assert told["delta"] == 1e-2
+  assert len(told["sensitivity"]) > 5
+  assert main(words) == 0
+  shown = capsys.readouterr().out
+  assert f"{told['parameters']['alpha']:.4g}" in shown
+  assert "The fit is good." in shown
+  assert f"{told['predictions'][0]['loss']:.4g}" in shown
+
+
+@pytest.mark.parametrize(
+  "words,code",
+  [
+    (["--where", "n"], 2),
+    (["--where", "n=1", "--where", "n=2"], 2),
+    (["--delta", "0"], 2),
+    (["--bootstrap", "-1"], 2),
+    (["--where", "n=none"], 3),
+  ],
+)
+def test_wrong_usage_and_bad_input_have_their_exit_codes(
+  tmp_path, capsys, words, code
+):
+  path = table(tmp_path, {"n": X, "nll": law(X)})
+  command = ["fit", str(path), "--columns", "loss=nll,params=n"]
+  assert main([*command, *words]) == code
+  assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.skipif(not SRT.exists(), reason="published table not found")
+def test_the_ladder_of_mercado_libre_gains_on_ndcg_and_loses_on_loss():
+  where = {"dataset": "amazon-1M", "nce_num_negatives": "100"}
+  inputs = {"params": "model_non_emb_params"}
+  ndcg = {"metric": "test_ndcg_at_5", **inputs}
+  rises = fit_table(SRT, "power_offset", ndcg, where=where)
+  assert rises["good"]
+  line = fit_table(SRT, "power", ndcg, where=where)
+  assert line["parameters"]["alpha"] < 0
+  loss = {"loss": "test_eval_loss", **inputs}
+  falls = fit_table(SRT, "power_offset", loss, where=where)
+  assert not falls["good"]
+  assert any("does not fall" in warning for warning in falls["warnings"])
+  with pytest.raises(DataError, match="--where nce_num_negatives=100"):
+    fit_table(SRT, "power_offset", ndcg)

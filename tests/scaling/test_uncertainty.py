@@ -4,7 +4,8 @@ import pytest
 from fmjax.eval.compare import compare
 from fmjax.eval.metrics import summary
 from fmjax.eval.ranked import Ranked
-from fmjax.scaling import fit, forms
+from fmjax.scaling import fit
+from fmjax.scaling.curves import PowerOffset, RisingOffset
 from fmjax.scaling.uncertainty import Samples, band, sample
 
 USERS = 400
@@ -87,7 +88,7 @@ def test_seeds_are_resampled_with_the_users():
 
 @pytest.mark.parametrize(
   "metric,form",
-  [("nll", forms.PowerOffset()), ("ndcg@10", forms.RisingOffset())],
+  [("nll", PowerOffset()), ("ndcg@10", RisingOffset())],
 )
 def test_the_band_holds_the_law_and_ends_where_the_rungs_end(metric, form):
   drawn = sample(rungs(), metric, draws=200)
@@ -102,7 +103,7 @@ def test_the_band_holds_the_law_and_ends_where_the_rungs_end(metric, form):
 
 def test_the_band_of_the_improvement_is_the_narrower_for_pairing():
   drawn = sample(rungs(), "nll", draws=200)
-  law = fit.fit(SIZES, drawn.value_n, form=forms.PowerOffset())
+  law = fit.fit(SIZES, drawn.value_n, form=PowerOffset())
   absolute = band(law, SIZES, drawn, points=5)
   relative = band(law, SIZES, drawn, points=5, relative=True)
   width = (absolute.high - absolute.low) / drawn.value_n[0]
@@ -113,10 +114,10 @@ def test_the_band_of_the_improvement_is_the_narrower_for_pairing():
 
 def test_each_draw_is_refitted_as_if_it_were_alone():
   drawn = sample(rungs(), "nll", draws=8)
-  law = fit.fit(SIZES, drawn.value_n, form=forms.PowerOffset())
+  law = fit.fit(SIZES, drawn.value_n, form=PowerOffset())
   spread = band(law, SIZES, drawn, points=7)
   alone = [
-    fit.fit(SIZES, y_n, form=forms.PowerOffset()).predict(spread.x)
+    fit.fit(SIZES, y_n, form=PowerOffset()).predict(spread.x)
     for y_n in drawn.draw_sn
   ]
   low, high = np.percentile(alone, [5, 95], axis=0)
@@ -141,7 +142,7 @@ def test_the_band_covers_the_law_that_the_users_were_drawn_from():
       for mean in true_n
     ]
     drawn = sample(answers, "nll", draws=100)
-    law = fit.fit(SIZES, drawn.value_n, form=forms.PowerOffset(), starts=16)
+    law = fit.fit(SIZES, drawn.value_n, form=PowerOffset(), starts=16)
     spread = band(law, SIZES, drawn, points=3)
     middle = 7 + 8 * spread.x[1] ** -0.3
     inside += spread.low[1] <= middle <= spread.high[1]
