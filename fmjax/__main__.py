@@ -451,6 +451,8 @@ class Report:
   """What regenerates that result. Default: this command."""
   reference: str = ""
   """The arm that every other arm of an ablation is compared with."""
+  records: bool = False
+  """Only runs.parquet and evals.parquet, of runs of any kind."""
   runs: pathlib.Path | None = None
   """Where an experiment file's runs are. Default: runs/<name of the file>."""
 
@@ -459,6 +461,11 @@ class Report:
 
     if not self.places:
       raise ConfigError("fmjax report lacks RUNS...; see fmjax report --help")
+    if self.records:
+      self._refuse_with_records()
+      return reporting.write_records(
+        self.places, self.out, terminal, runs=self.runs
+      )
     if self.reference and self.figure:
       raise ConfigError(
         f"--figure {self.figure} is of a ladder; leave it out with --reference:"
@@ -483,6 +490,13 @@ class Report:
       result=self.result,
       command=self.command,
     )
+
+  def _refuse_with_records(self) -> None:
+    for option in ("figure", "result", "command", "reference"):
+      if getattr(self, option):
+        raise ConfigError(
+          f"--records writes two tables and nothing else; leave out --{option}"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from typing import Any
 from fmjax.cli.sweeping import root_of
 from fmjax.cli.terminal import Terminal
 from fmjax.config import ConfigError
-from fmjax.scaling import ablation, launch, markdown, paired
+from fmjax.scaling import ablation, launch, markdown, paired, records
 from fmjax.scaling.report import report as write_report
+from fmjax.scaling.rungs import find_runs
 
 
 def report(
@@ -53,6 +54,22 @@ def report(
   ]
   terminal.say(f"written: {', '.join(map(str, written))}")
   return content
+
+
+def write_records(
+  places: Sequence[pathlib.Path],
+  out: pathlib.Path,
+  terminal: Terminal,
+  *,
+  runs: pathlib.Path | None = None,
+) -> dict[str, Any]:
+  """Only the two tables, of runs of any kind."""
+  run_dirs, notes = find_runs(_located(places, runs))
+  written = [str(path) for path in records.write_tables(run_dirs, out)]
+  for note in notes:
+    terminal.say(f"note: {note}")
+  terminal.show(f"{len(run_dirs)} runs: {', '.join(written)}")
+  return {"runs": len(run_dirs), "tables": written, "notes": notes}
 
 
 def report_arms(

@@ -5,17 +5,18 @@ panel a metric, baselines as labelled lines. Colors are those of Okabe and Ito,
 told apart with any color vision; lines also differ in their dashes.
 """
 
+import contextlib
 import itertools
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fmjax.config import ConfigError
 
-_BLUE, _INK, _PALE, _GRID = "#0072B2", "#222222", "#6b6b6b", "#e6e6e6"
+BLUE, INK, PALE, GRID = "#0072B2", "#222222", "#6b6b6b", "#e6e6e6"
 _LINES = {
   "popularity_all": ("popularity, all time", "#D55E00", (0, (6, 2))),
   "popularity_7d_frozen": ("popularity, 7 days frozen", "#CC79A7", (0, (3, 2))),
@@ -43,29 +44,8 @@ def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
     content: of `report.json`.
     path: ends in .png.
   """
-  if path.suffix != ".png":
-    raise ConfigError(f"the figure {path} must end in .png; an SVG goes beside")
-  try:
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-  except ImportError:
-    raise ConfigError(
-      "figures need matplotlib, which is not installed: pip install"
-      " 'fmjax[analysis]'"
-    ) from None
   metrics = [metric for metric in _TITLES if metric in content["fit"]]
-  style: Any = {
-    "font.size": 11,
-    "axes.edgecolor": _PALE,
-    "axes.labelcolor": _INK,
-    "xtick.color": _PALE,
-    "ytick.color": _PALE,
-    "svg.hashsalt": "fmjax",  # the same content gives the same bytes
-  }
-  with matplotlib.rc_context(style):
-    figure = Figure(figsize=(13, 5.4))
-    FigureCanvasAgg(figure)
+  with new_figure(path, size=(13, 5.4)) as figure:
     grid = figure.add_gridspec(
       1,
       len(metrics),
@@ -84,8 +64,42 @@ def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
           ncols=4,
           fontsize=9.5,
           frameon=False,
-          labelcolor=_INK,
+          labelcolor=INK,
         )
+
+
+@contextlib.contextmanager
+def new_figure(
+  path: pathlib.Path, *, size: tuple[float, float]
+) -> Iterator[Any]:
+  """An empty figure in the house's style, saved as PNG and SVG at the end.
+
+  Raises:
+    ConfigError: it cannot be drawn.
+  """
+  if path.suffix != ".png":
+    raise ConfigError(f"the figure {path} must end in .png; an SVG goes beside")
+  try:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+  except ImportError:
+    raise ConfigError(
+      "figures need matplotlib, which is not installed: pip install"
+      " 'fmjax[analysis]'"
+    ) from None
+  style: Any = {
+    "font.size": 11,
+    "axes.edgecolor": PALE,
+    "axes.labelcolor": INK,
+    "xtick.color": PALE,
+    "ytick.color": PALE,
+    "svg.hashsalt": "fmjax",  # the same content gives the same bytes
+  }
+  with matplotlib.rc_context(style):
+    figure = Figure(figsize=size)
+    FigureCanvasAgg(figure)
+    yield figure
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=_DPI)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
@@ -126,11 +140,11 @@ def _panel(figure, cell, content: Mapping[str, Any], metric: str):
   for axis in axes:
     axis.set_xscale("log")
     axis.set_xlim(x_n.min() / margin, x_n.max() * margin)
-    axis.grid(True, color=_GRID, linewidth=0.8)
+    axis.grid(True, color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.tick_params(length=0)
     axis.minorticks_off()
-    axis.yaxis.set_major_formatter(lambda value, _: _percent(value))
+    axis.yaxis.set_major_formatter(lambda value, _: percent(value))
     for side in ("top", "right"):
       axis.spines[side].set_visible(False)
   shown = np.concatenate([inside, np.array(list(near.values()))])
@@ -148,7 +162,7 @@ def _panel(figure, cell, content: Mapping[str, Any], metric: str):
   decades = np.floor(np.log10(x_n.max())) - np.ceil(np.log10(x_n.min()))
   if decades < 1:
     axes[-1].set_xticks(x_n)
-  axes[-1].xaxis.set_major_formatter(lambda value, _: _short(value))
+  axes[-1].xaxis.set_major_formatter(lambda value, _: short(value))
   axes[-1].set_xlabel("backbone parameters (item tables not counted)")
   _titles(figure, axes[0].get_position().x0, content, metric)
   return main
@@ -176,7 +190,7 @@ def _curve(axis, law: Mapping[str, Any]) -> None:
     spread["x"],
     100 * np.array(spread["low"]),
     100 * np.array(spread["high"]),
-    color=_BLUE,
+    color=BLUE,
     alpha=0.16,
     linewidth=0,
     label=f"{100 * spread['level']:.0f} % of refits",
@@ -184,7 +198,7 @@ def _curve(axis, law: Mapping[str, Any]) -> None:
   axis.plot(
     spread["x"],
     100 * np.array(spread["improvement"]),
-    color=_BLUE,
+    color=BLUE,
     linewidth=1.8,
     linestyle="-" if law["good"] else (0, (2, 2)),
     label=law["equation"].replace("^(-alpha)", r"$^{-\alpha}$"),
@@ -197,7 +211,7 @@ def _points(axis, content, x_n, gain_n, ends_n2) -> None:
     gain_n,
     yerr=np.abs(ends_n2.T - gain_n),
     fmt="o",
-    color=_BLUE,
+    color=BLUE,
     markersize=6.5,
     elinewidth=1.3,
     capsize=3,
@@ -214,7 +228,7 @@ def _points(axis, content, x_n, gain_n, ends_n2) -> None:
         gain,
         "o",
         markersize=13,
-        markeredgecolor=_INK,
+        markeredgecolor=INK,
         zorder=4,
         markerfacecolor="none",
         markeredgewidth=1.2,
@@ -228,7 +242,7 @@ def _points(axis, content, x_n, gain_n, ends_n2) -> None:
       ha="center",
       textcoords="offset points",
       fontsize=9.5,
-      color=_INK,
+      color=INK,
       weight="bold" if best else "normal",
       zorder=2.5,  # under the points
       # Readable on lines and the band.
@@ -255,7 +269,7 @@ def _baselines(parts: Sequence[tuple[Any, Mapping[str, float]]]) -> None:
     label, color, dashes = _LINES[name]
     axis.axhline(value, color=color, linestyle=dashes, linewidth=1.5, zorder=2)
     axis.annotate(
-      f"{label}\n{_percent(round(value, 1 if abs(value) < 10 else None))}",
+      f"{label}\n{percent(round(value, 1 if abs(value) < 10 else None))}",
       xy=(1, value),
       xycoords=("axes fraction", "data"),
       xytext=(axis.get_position().x1 + 0.012, place),
@@ -284,7 +298,7 @@ def _break(above, below) -> None:
     "marker": [(-1, -0.6), (1, 0.6)],
     "markersize": 8,
     "linestyle": "none",
-    "color": _PALE,
+    "color": PALE,
     "markeredgewidth": 1.2,
     "clip_on": False,
     "zorder": 5,
@@ -318,7 +332,7 @@ def _titles(figure, x: float, content: Mapping[str, Any], metric: str) -> None:
     0.97,
     _TITLES[metric].format(smallest),
     fontsize=12.5,
-    color=_INK,
+    color=INK,
     weight="bold",
     va="top",
   )
@@ -330,7 +344,7 @@ def _titles(figure, x: float, content: Mapping[str, Any], metric: str) -> None:
   if "band" in law and not law["good"]:
     finding += "\nThe fit is not to be relied on (dashed)."
   figure.text(
-    x, 0.915, finding, fontsize=9.5, color=_PALE, va="top", linespacing=1.15
+    x, 0.915, finding, fontsize=9.5, color=PALE, va="top", linespacing=1.15
   )
 
 
@@ -344,11 +358,11 @@ def _wrap(text: str, width: int) -> str:
   return "\n".join(lines)
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
   return "0 %" if value == 0 else f"{value:+g} %".replace("-", "−")
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
   """1k, 10k, 1M."""
   for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
     if value >= size:

@@ -18,6 +18,8 @@ from fmjax.scaling import (
   markdown,
   measure,
   records,
+  study,
+  study_figure,
 )
 from fmjax.scaling.rungs import (
   SELECTED_ON,
@@ -44,6 +46,10 @@ def report(
 ) -> dict[str, Any]:
   """Writes `report.json`, `report.md`, the figure and the records.
 
+  Of a grid of sizes and lengths the ladder is that of the longest training, and
+  the rest of the content is the study's (study.py); its records are committed
+  beside the result, in a folder of the same name.
+
   Args:
     places: run directories, or folders of them (a sweep's root).
     out: where to.
@@ -56,25 +62,32 @@ def report(
   """
   run_dirs, notes = find_runs(places)
   rungs = read_rungs(run_dirs)
-  if not all(map(is_run, places)):
+  grid = study.is_grid(rungs)
+  if not grid and not all(map(is_run, places)):
     refuse_mixture(rungs, places)
   baseline_dir = measure.baselines_of_result(
     rungs[0].first, root=run_dirs[0].parent
   )
+  ladder = study.longest(rungs) if grid else rungs
   content = analyze(
-    rungs,
+    ladder,
     baselines=measure.read_baselines(baseline_dir),
     baseline_metrics=records.read_json(baseline_dir / "summary.json") or {},
   )
+  if grid:
+    floor = content["baselines"].get("oracle", {}).get("nll")
+    content |= study.analyze(rungs, floor=floor)
   content["notes"] = notes
   path = figure_path or out / "figure.png"
   content["figure"] = str(path)
-  figure.draw(content, path)
+  (study_figure.draw if grid else figure.draw)(content, path)
   records.write_tables(run_dirs, out)
   records.write_json(out / "report.json", content)
   (out / "report.md").write_text(markdown.render(content, out=out))
   if result_path is not None:
-    _commit(result_path, rungs, content, command=command)
+    _commit(result_path, ladder, content, command=command)
+    if grid:
+      records.write_tables(run_dirs, result_path.with_suffix(""))
   return records.finite(content)
 
 

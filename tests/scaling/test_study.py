@@ -1,0 +1,220 @@
+"""A grid of sizes and lengths that is drawn from a known law."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fmjax.config import (
+  Experiment,
+  MaximalUpdate,
+  StableDecay,
+  override,
+  to_dict,
+)
+from fmjax.data.schema import DataError
+from fmjax.eval.metrics import summary
+from fmjax.eval.ranked import TOP, Ranked
+from fmjax.eval.slices import slices
+from fmjax.scaling import records, study, study_figure
+from fmjax.scaling.ladder import grid
+from fmjax.scaling.rungs import Rung
+
+WIDTHS = (16, 32, 48, 64, 96, 128)
+TOKENS = (100_000, 300_000, 1_000_000, 3_000_000)
+LAW = {"E": 3.0, "A": 40.0, "B": 90.0, "alpha": 0.5, "beta": 0.4}
+FLOOR, NOISE = 2.8, 2e-4
+USERS, QUERIES = 150, 4
+
+
+def size_of(width: int) -> int:
+  return 28 * width**2
+
+
+def true_loss(params: float, tokens: float) -> float:
+  return (
+    LAW["E"]
+    + LAW["A"] * params ** -LAW["alpha"]
+    + LAW["B"] * tokens ** -LAW["beta"]
+  )
+
+
+def answers(nll: float) -> Ranked:
+  """The same people and the same queries for every run."""
+  generator = np.random.default_rng(0)
+  user = np.repeat(np.arange(USERS), QUERIES)
+  spread = generator.normal(size=len(user))
+  nll_n = nll + spread - spread.mean()
+  count = generator.integers(0, 3, len(user))
+  return Ranked(
+    user=user.astype(np.int32),
+    history_length=np.tile(np.arange(QUERIES), USERS).astype(np.int32),
+    item=np.ones(len(user), np.int32),
+    time_s=np.zeros(len(user), np.int32),
+    rank=np.ceil(np.exp(nll_n - 1)).astype(np.int32),
+    nll=nll_n.astype(np.float32),
+    train_count=count.astype(np.int32),
+    top10_nk=np.ones((len(user), TOP), np.int32),
+    catalog_items=300,
+    split="test",
+    targets="all",
+    seen_filtered=False,
+    data_checksum="d",
+  )
+
+
+def make_rungs(*, widths=WIDTHS, tokens=TOKENS, seeds=1, bend=0.0):
+  base = override(
+    Experiment(),
+    {
+      "model.width": 16,
+      "model.scale": MaximalUpdate(base_width=16),
+      "optim.schedule": StableDecay(warmup_steps=1),
+    },
+  )
+  generator = np.random.default_rng(1)
+  found: dict[tuple[int, int], Rung] = {}
+  for name, made in grid(
+    base, widths=widths, tokens=tokens, seeds=seeds
+  ).items():
+    width, steps = made.model.width, made.run.steps
+    seen = steps * made.data.rows * made.data.window
+    params = size_of(width)
+    nll = true_loss(params, seen) + bend * np.log(width / 64) ** 2
+    nll *= np.exp(NOISE * generator.normal())
+    ranked = answers(nll)
+    result = {
+      "name": name,
+      "seed": made.run.seed,
+      "config": to_dict(made),
+      "params": {
+        "item_tables": 16 * width,
+        "features": 0,
+        "backbone": params,
+        "head": 0,
+        "total": params + 16 * width,
+      },
+      "tokens": seen,
+      "unique_tokens": seen,
+      "epochs": seen / 1e7,
+      "trunk": f"{width}-{made.run.seed}",
+      "flops": {"model": 6.0 * params * seen},
+      "validation": {"nll": nll},
+      "test": summary(ranked),
+      "slices": slices(ranked),
+      "catalog": {"items": 300, "targets": "all"},
+    }
+    rung = found.setdefault(
+      (width, steps), Rung(name=name, results=[], ranked=[])
+    )
+    rung.results.append(result)
+    rung.ranked.append(ranked)
+  return sorted(found.values(), key=lambda rung: rung.backbone)
+
+
+@pytest.fixture(scope="module")
+def rungs():
+  return make_rungs(seeds=2)
+
+
+@pytest.fixture(scope="module")
+def content(rungs):
+  return study.analyze(rungs, floor=FLOOR)
+
+
+def test_a_grid_is_told_from_a_ladder(rungs):
+  assert study.is_grid(rungs)
+  ladder = study.longest(rungs)
+  assert not study.is_grid(ladder)
+  assert [rung.backbone for rung in ladder] == [size_of(w) for w in WIDTHS]
+
+
+def test_the_law_that_made_the_losses_is_found(content):
+  law = content["law"]
+  assert law["good"]
+  assert law["points"] == len(WIDTHS) * len(TOKENS) * 2
+  for name in ("E", "alpha", "beta"):
+    assert law["parameters"][name] == pytest.approx(LAW[name], rel=0.05)
+  low, high = content["irreducible_ci"]
+  assert low < LAW["E"] < high
+  assert content["irreducible"] == law["parameters"]["E"]
+  assert content["known_floor"] == FLOOR
+
+
+def test_the_largest_sizes_are_predicted_from_the_others(rungs, content):
+  assert [each["params"] for each in content["held_out"]] == [
+    size_of(96),
+    size_of(128),
+  ]
+  assert content["held_out_law"]["points"] == 4 * len(TOKENS) * 2
+  assert max(content["holdout_error_over_drop"]) < 0.1
+  lines = content["straight_line_error_over_drop"]
+  assert min(lines) > max(content["holdout_error_over_drop"])
+  for each, error in zip(
+    content["held_out"], content["holdout_error_over_drop"], strict=True
+  ):
+    rung = next(r for r in rungs if r.name == each["name"])
+    assert each["measured"] == pytest.approx(
+      np.mean([result["test"]["nll"] for result in rung.results])
+    )
+    low, high = each["interval"]
+    assert low < each["predicted"] < high
+    gap = abs(each["predicted"] - each["measured"])
+    assert error == pytest.approx(gap / each["drop"])
+
+
+def test_what_a_seed_moves_is_told_and_its_runs_are_one_cluster(content):
+  assert content["noise"]["rungs"] == len(WIDTHS) * len(TOKENS)
+  assert content["noise"]["nll_sd"] == pytest.approx(4 * NOISE, rel=0.4)
+  assert content["law"]["bootstrap"]["clusters"] == len(WIDTHS) * 2
+
+
+def test_approaches_stand_side_by_side(content):
+  told = [each["approach"] for each in content["allocation"]["approaches"]]
+  assert [each[:1] for each in told] == ["1", "2", "2", "3"]
+  best = content["allocation"]["approaches"][-1]["params_exponent"]
+  right = LAW["beta"] / (LAW["alpha"] + LAW["beta"])
+  assert best == pytest.approx(right, abs=0.02)
+
+
+def test_ten_times_the_data_and_the_parameters_are_compared_on_users(content):
+  of = {axis: [] for axis in ("params", "tokens")}
+  for gain in content["gains"]:
+    of[gain["of"]].append(gain)
+  assert all(8 <= gain["factor"] <= 12.5 for gain in content["gains"])
+  # 100k to 1m and 300k to 3m at every size; 16 to 48, 32 to 96 and so on.
+  assert len(of["tokens"]) == 2 * len(WIDTHS)
+  assert len(of["params"]) == 2 * len(TOKENS)
+  for gain in content["gains"]:
+    for metric, sign in (("nll", -1), ("ndcg@10", 1)):
+      low, high = gain[metric]["interval"]
+      assert low <= gain[metric]["difference"] <= high
+      assert sign * gain[metric]["difference"] > 0
+  assert content["loss_and_metric"]["agree_in_sign"]
+  assert content["loss_and_metric"]["rank_correlation"] > 0.95
+
+
+def test_a_loss_that_rises_again_is_predicted_badly_and_said_to_be():
+  bent = study.analyze(make_rungs(bend=0.15), floor=None)
+  assert max(bent["holdout_error_over_drop"]) > 0.25
+  assert bent["known_floor"] is None
+
+
+def test_too_few_sizes_are_refused_with_their_number():
+  few = make_rungs(widths=(16, 32, 64, 96))
+  with pytest.raises(DataError, match="4 sizes do not carry"):
+    study.analyze(few, floor=None)
+
+
+def test_the_content_is_json_and_draws_the_same_bytes_twice(content, tmp_path):
+  whole = json.loads(json.dumps(records.finite(content), allow_nan=False))
+  drawn = []
+  for name in ("one", "two"):
+    path = tmp_path / f"{name}.png"
+    study_figure.draw(whole, path)
+    drawn.append((path.read_bytes(), path.with_suffix(".svg").read_bytes()))
+  assert drawn[0] == drawn[1]
+  for each in drawn[0]:
+    assert len(each) > 10_000
+  for word in ("known floor", "3M tokens", "not seen"):
+    assert word in drawn[0][1].decode()
