@@ -18,6 +18,7 @@ from experiments.bench import (
   gpu,
   protocol,
   record,
+  scaling_fit,
   sides,
   time_to_quality,
   train_throughput,
@@ -332,3 +333,21 @@ def test_without_a_gpu_nothing_is_written(tmp_path):
   with pytest.raises(SystemExit, match="no GPU"):
     gpu.main(["--out", str(tmp_path / "gpu.json")])
   assert not list(tmp_path.iterdir())
+
+
+def test_fits_are_timed_and_a_slow_one_fails(tmp_path, monkeypatch):
+  monkeypatch.setattr(scaling_fit, "STARTS", 8)
+  monkeypatch.setattr(scaling_fit, "DRAWS", 5)
+  monkeypatch.setattr(scaling_fit.os, "sched_setaffinity", lambda *_: None)
+  path = tmp_path / "x.json"
+  words = ["--out", str(path), "--forms", "chinchilla", "power_offset"]
+  scaling_fit.main([*words, "--points", "240", "--rounds", "1"])
+  written = json.loads(path.read_text())
+  assert [row["form"] for row in written["rows"]] == [
+    "chinchilla",
+    "power_offset",
+  ]
+  assert all(row["good"] for row in written["rows"])
+  slow = {**written["rows"][0], "bootstrap_s": 61.0}
+  (sentence,) = scaling_fit.too_slow([*written["rows"], slow])
+  assert "bootstrap of 240 points took 61.0 s, more than 60" in sentence

@@ -13,18 +13,17 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.special
-import scipy.stats
 
 from fmjax.scaling.descent import descend, gradient, pinned, polish
+from fmjax.scaling.ends import open_ends
 from fmjax.scaling.form import Form
 from fmjax.scaling.law import FLAT_GRADIENT, RARE, UNEXPLAINED, Fit, Points
+from fmjax.scaling.noise import ALL_SQUARES, huber_factors, noise_of
 from fmjax.scaling.points import check_points, gather
 
 DELTA = 1e-3
 STARTS = 200
 _AGREE = 1e-6  # of the objective's scale: starts that found the same optimum
-ALL_SQUARES = 1e3  # a delta beyond every residual
 _VAGUE = np.log(5.0)  # half an interval, in logs: known to a factor 5 only
 # Singular values of the Jacobian, relative to the largest: below, the points
 # say nothing of a direction. Noise-free data make no error of it, only this.
@@ -139,42 +138,20 @@ def assess(
       np.abs(residual_n).sum() / np.abs(data.z_n - np.median(data.z_n)).sum()
     ),
     at_bound=tuple(form.at_bound(theta_i, box)),
+    open_ends=open_ends(
+      form,
+      theta_i,
+      data,
+      box=box,
+      delta=delta,
+      noise=noise,
+      covariance_ii=covariance_ii,
+    ),
     vague=(),
     warnings=(),
   )
   result = dataclasses.replace(result, vague=_vague(result, blind_i))
   return dataclasses.replace(result, warnings=tuple(_warnings(result)))
-
-
-def noise_of(residual_n: np.ndarray, *, parameters: int) -> float:
-  """Robust standard deviation of residuals; NaN if no point is left for it.
-
-  Residuals are clipped at three times their scale before they are squared: the
-  median, leaving out the p - 1 smallest, which a fit of p parameters has made
-  small itself.
-  """
-  freedom = len(residual_n) - parameters
-  if freedom < 1:
-    return float("nan")
-  size_n = np.sort(np.abs(residual_n))
-  scale = np.median(size_n[parameters - 1 :]) / scipy.stats.norm.ppf(0.75)
-  return float(np.sqrt((np.minimum(size_n, 3 * scale) ** 2).sum() / freedom))
-
-
-def huber_factors(*, delta: float, noise: float) -> tuple[float, float]:
-  """E[psi²] / noise² and E[psi'] of the Huber loss under normal noise.
-
-  Huber 1964. Their limits for a delta far below the noise are handled too.
-  """
-  # Without noise k has no end; from 40 on the factors are 1 in every digit.
-  k = min(delta / max(noise, 1e-300), 40.0)
-  inside = float(scipy.special.erf(k / np.sqrt(2)))
-  if k < 1e-4:
-    return k**2, inside
-  square = (
-    inside - 2 * k * scipy.stats.norm.pdf(k) + 2 * k**2 * scipy.stats.norm.sf(k)
-  )
-  return float(square), inside
 
 
 def _covariance(jacobian_ni, *, noise, free_i, delta):
@@ -227,7 +204,8 @@ def _vague(result: Fit, blind_i: np.ndarray) -> tuple[str, ...]:
   blind = (slope[:, blind_i] != 0).any(1)
   vague, amplitudes = [], []
   for number, (name, error) in enumerate(result.log_errors().items()):
-    if blind[number] or not result.quantile() * error <= _VAGUE:
+    known = result.quantile() * error <= _VAGUE
+    if blind[number] or not known or any(result.open_ends.get(name, ())):
       vague.append(name)
     # Terms of other parameters: an amplitude at x = 1.
     if np.count_nonzero(slope[number]) > 1:

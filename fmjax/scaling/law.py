@@ -71,6 +71,8 @@ class Fit:
     agreement: share of them that reached this objective.
     condition: condition number of the Jacobian with unit columns.
     at_bound: what sits on a bound, in words.
+    open_ends: of each parameter with bounds of its own, whether the points
+      leave the low and the high one open, see ends.py.
     unexplained: share of the spread of log y that the law leaves.
     vague: parameters that the points do not identify.
     warnings: everything a reader must know before using the law.
@@ -90,6 +92,7 @@ class Fit:
   condition: float
   unexplained: float
   at_bound: tuple[str, ...]
+  open_ends: Mapping[str, tuple[bool, bool]]
   vague: tuple[str, ...]
   warnings: tuple[str, ...]
 
@@ -149,6 +152,9 @@ class Fit:
         ends = np.clip(
           (value - reach * error, value + reach * error), low, high
         )
+      if not np.isnan(reach):
+        open_low, open_high = self.open_ends.get(name, (False, False))
+        ends = (low if open_low else ends[0], high if open_high else ends[1])
       result[name] = (float(ends[0]), float(ends[1]))
     return result
 
@@ -260,9 +266,8 @@ class Fit:
 def natural_values(form: Form, value_i: np.ndarray) -> dict[str, float]:
   """Parameters by name, of numbers that are logs where they are positive."""
   # Beyond what a float holds lies only what is not identified.
-  value_i = np.clip(value_i, -700.0, 700.0)
   return {
-    name: float(np.exp(value) if positive else value)
+    name: float(np.exp(np.clip(value, -700.0, 700.0)) if positive else value)
     for name, value, positive in zip(
       form.parameters, value_i, form.positive, strict=True
     )

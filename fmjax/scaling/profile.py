@@ -13,8 +13,8 @@ import numpy as np
 import scipy.stats
 
 from fmjax.scaling.descent import descend
-from fmjax.scaling.fit import huber_factors
 from fmjax.scaling.law import LEVEL, Fit
+from fmjax.scaling.noise import deviance_unit
 
 _STEPS = 24  # values tried to each side, in each of two rounds
 _NEAR, _FAR = 1e-2, 1e3  # standard errors: the nearest and the farthest tried
@@ -48,10 +48,9 @@ class Profile:
 def profile(law: Fit, name: str, *, level: float = LEVEL) -> Profile:
   """The profile of a parameter of `law`, and its interval.
 
-  The deviance is twice the rise of the Huber objective, in units of E[psi²] /
-  E[psi'], which for squares is the variance of the noise (Huber and Ronchetti
-  2009, section 13.6). Without noise, or without a point left to tell it, there
-  is no interval: ValueError.
+  The deviance is twice the rise of the objective, see `noise.deviance_unit`.
+  Without noise, or without a point left to tell it, there is no interval:
+  ValueError.
   """
   form = law.form
   if name not in form.parameters:
@@ -121,8 +120,7 @@ class _Search:
       if len(moved) == 1:
         offset = self._theta_i[number] - law.theta_i[moved[0]]
         self._box[:, number] = law.box[:, moved[0]] + offset
-    square, inside = huber_factors(delta=law.delta, noise=law.noise)
-    self._unit = law.noise**2 * square / inside
+    self._unit = deviance_unit(delta=law.delta, noise=law.noise)
 
   def deviance(self, value_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Values, moved to where the parameter may lie, and theirs."""

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from fmjax.scaling.fit import ALL_SQUARES, fit
+from fmjax.scaling.fit import fit
 from fmjax.scaling.law import Fit, known, natural_values
+from fmjax.scaling.noise import ALL_SQUARES
 
 DELTAS = (1e-4, 1e-3, 1e-2, 1e-1)
 LEFT_OUT = (0.02, 0.05, 0.1)  # share of points, those with the largest residual

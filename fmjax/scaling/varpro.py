@@ -18,9 +18,10 @@ import numpy as np
 import scipy.optimize
 
 from fmjax.scaling.curves import PowerOffset
-from fmjax.scaling.fit import ALL_SQUARES, STARTS, assess
+from fmjax.scaling.fit import STARTS, assess
 from fmjax.scaling.form import Form
 from fmjax.scaling.law import Fit, Points
+from fmjax.scaling.noise import ALL_SQUARES
 from fmjax.scaling.points import check_points, gather
 from fmjax.scaling.surfaces import Chinchilla, OverTraining
 
