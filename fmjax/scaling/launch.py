@@ -3,7 +3,9 @@
 `<root>/<name>-<run id>`: the id hashes everything that determines the trained
 model, so launching twice runs nothing twice. A directory holds
 
-  status.json   {"state": "running" | "done" | "failed" | "interrupted", …}
+  status.json   {"state": "running" | "done" | "failed" | "interrupted", …};
+                "starts" has the step that each process which worked on the run
+                began from; of a failure "cause" and "error" tell
   result.json   counts and metrics of the selected step, once done
   test.parquet  the rank of every test query
   and what train/ writes: config.json, metrics.jsonl, checkpoints.
@@ -14,6 +16,8 @@ files may share a root; a run that they have in common is trained once, whatever
 each calls it.
 
 A run that is "running" while nobody holds its lock was killed; it is resumed.
+Runs that several machines work on need a file system whose locks (flock) all of
+them respect.
 """
 
 import contextlib
@@ -36,7 +40,12 @@ from fmjax.data.schema import DataError
 from fmjax.data.store import Prepared
 from fmjax.eval.evaluate import ValidationEvaluator
 from fmjax.scaling import records
-from fmjax.scaling.measure import baselines_of, is_current, measure
+from fmjax.scaling.measure import (
+  baseline_dir,
+  baselines_of,
+  is_current,
+  measure,
+)
 from fmjax.train.loop import check, train
 from fmjax.train.stop import Stop, on_sigterm
 
@@ -45,6 +54,10 @@ LIST_SUFFIX = ".sweep.json"
 _LOCK_ATTEMPTS, _LOCK_PAUSE_S = 3, 0.05
 
 State = Literal["new", "running", "killed", "interrupted", "failed", "done"]
+Cause = Literal["crashed", "out of memory"]
+Action = Literal[
+  "kept", "trained", "resumed", "retried", "evaluated", "skipped"
+]
 Say = Callable[[str], None]
 
 
@@ -123,7 +136,8 @@ def write_list(root: pathlib.Path, file: str, entries: Sequence[Entry]) -> None:
   path = list_path(root, file)
   listed = {entry.name: entry.run_dir.name for entry in entries}
   if read_list(path) != listed:
-    records.write_json(path, {"runs": listed})
+    with _alone(root):
+      records.write_json(path, {"runs": listed})
 
 
 def read_list(path: pathlib.Path) -> dict[str, str] | None:
@@ -163,6 +177,42 @@ def execute(
     return run_dir
 
 
+def attempt(
+  experiment: Experiment,
+  *,
+  name: str,
+  root: pathlib.Path,
+  run_dir: pathlib.Path,
+) -> str | None:
+  """As `execute`, for a process that a sweep began and that ends with the run.
+
+  Args:
+    experiment: the configuration.
+    name: of the experiment.
+    root: the folder of the sweep.
+    run_dir: where the sweep expects the run.
+
+  Returns:
+    Why the run failed, in one sentence, also marked; None if it did not, or if
+    another process is working on it.
+  """
+  try:
+    (entry,) = plan({name: experiment}, root)
+    if entry.run_dir != run_dir:
+      return (
+        f"the sources of fmjax or the data have changed since the sweep began:"
+        f" it expects {run_dir}, which is {entry.run_dir} now; sweep again"
+      )
+    execute(experiment, name=name, root=root, prepared=entry.prepared)
+  except BusyError:
+    return None
+  except Exception as error:
+    sentence = _sentence(error)
+    mark_failed(run_dir, error=sentence, cause=_cause(error))
+    return sentence
+  return None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
   """What a sweep did with one experiment.
@@ -171,7 +221,8 @@ class Row:
     name: of the experiment.
     run_dir: its directory.
     state: when the sweep ended.
-    action: "kept", "trained", "resumed", "retried", "evaluated" or "skipped".
+    action: what it did; "skipped" if another process works on the run or if the
+      sweep was to end first.
     error: one sentence, if it failed.
     test: metrics with intervals, once done.
   """
@@ -179,7 +230,7 @@ class Row:
   name: str
   run_dir: pathlib.Path
   state: State
-  action: str
+  action: Action
   error: str | None = None
   test: Mapping[str, Any] | None = None
 
@@ -211,16 +262,73 @@ def sweep(
     say: told one line about each experiment.
   """
   with on_sigterm() as stop:
-    entries = plan(experiments, root)
-    if listed:
-      write_list(root, listed, entries)
-    for prepared in {e.prepared.checksum: e.prepared for e in entries}.values():
-      if not stop.requested:
-        baselines_of(prepared, root=root)
+    entries = begin(experiments, root, listed=listed, stop=stop)
     return [
       _sweep_one(entry, root, retry_failed=retry_failed, stop=stop, say=say)
       for entry in entries
     ]
+
+
+def begin(
+  experiments: Mapping[str, Experiment],
+  root: pathlib.Path,
+  *,
+  listed: str,
+  stop: Stop,
+) -> list[Entry]:
+  """What a sweep does before its first run; the arguments are `sweep`'s.
+
+  Of sweeps that begin together one ranks the baselines, and the others wait.
+  """
+  entries = plan(experiments, root)
+  if listed:
+    write_list(root, listed, entries)
+  unranked = [
+    prepared
+    for prepared in {e.prepared.checksum: e.prepared for e in entries}.values()
+    if not (
+      baseline_dir(prepared.checksum, root=root) / "summary.json"
+    ).is_file()
+  ]
+  if unranked:
+    with _alone(root):
+      for prepared in unranked:
+        if not stop.requested:
+          baselines_of(prepared, root=root)
+  return entries
+
+
+def action_on(run_dir: pathlib.Path, *, retry_failed: bool) -> Action:
+  """What a sweep is to do with a run, as it stands now."""
+  state = state_of(run_dir)
+  if state == "done" and not is_current(run_dir):
+    return "evaluated"
+  if state == "failed" and not retry_failed:
+    return "kept"
+  return _ACTIONS[state]
+
+
+def row_of(entry: Entry, action: Action, *, error: str | None = None) -> Row:
+  """How an experiment stands at the end of a sweep.
+
+  Args:
+    entry: the experiment.
+    action: what the sweep did with it.
+    error: why this attempt failed, where the run itself does not say.
+  """
+  state = "failed" if error else state_of(entry.run_dir)
+  if state == "failed" and not error:
+    status = records.read_json(entry.run_dir / "status.json") or {}
+    error = status.get("error")
+  result = records.read_json(entry.run_dir / "result.json") or {}
+  return Row(
+    name=entry.name,
+    run_dir=entry.run_dir,
+    state=state,
+    action=action,
+    error=error,
+    test=result.get("test"),
+  )
 
 
 def _sweep_one(
@@ -231,14 +339,9 @@ def _sweep_one(
   stop: Stop,
   say: Say,
 ) -> Row:
-  run_dir, before = entry.run_dir, state_of(entry.run_dir)
-  action, error = _ACTIONS[before], None
-  if before == "done" and not is_current(run_dir):
-    action = "evaluated"
-  if before == "failed" and not retry_failed:
-    action = "kept"
-    error = (records.read_json(run_dir / "status.json") or {}).get("error")
-  elif stop.requested and action != "kept":
+  run_dir, error = entry.run_dir, None
+  action = action_on(run_dir, retry_failed=retry_failed)
+  if stop.requested and action != "kept":
     action = "skipped"
   elif action not in ("kept", "skipped"):
     say(f"{entry.name}: to be {action} in {run_dir}")
@@ -255,18 +358,10 @@ def _sweep_one(
       say(f"{entry.name}: failed: {error}")
   if action == "skipped" and state_of(run_dir) == "running":
     say(f"{entry.name}: skipped, another process is working on {run_dir}")
-  result = records.read_json(run_dir / "result.json") or {}
-  return Row(
-    name=entry.name,
-    run_dir=run_dir,
-    state="failed" if error else state_of(run_dir),
-    action=action,
-    error=error,
-    test=result.get("test"),
-  )
+  return row_of(entry, action, error=error)
 
 
-_ACTIONS = {
+_ACTIONS: Mapping[State, Action] = {
   "new": "trained",
   "killed": "resumed",
   "interrupted": "resumed",
@@ -293,6 +388,7 @@ def _execute(
     "name": name,
     "run_id": run,
     "data_checksum": prepared.checksum,
+    "starts": [*old.get("starts", []), saved_step(run_dir)],
   }
 
   def mark(state: State, **facts: Any) -> None:
@@ -326,8 +422,38 @@ def _execute(
     mark("interrupted")
     raise
   except Exception as error:
-    mark("failed", error=_sentence(error))
+    mark("failed", error=_sentence(error), cause=_cause(error))
     raise
+
+
+def saved_step(run_dir: pathlib.Path) -> int:
+  """Of the checkpoint that training would go on from; 0 if there is none.
+
+  Orbax gives a folder its number when all of it is written.
+  """
+  steps = (
+    int(path.name)
+    for path in (run_dir / "checkpoints").glob("*")
+    if path.name.isdigit()
+  )
+  return max(steps, default=0)
+
+
+def mark_failed(run_dir: pathlib.Path, *, error: str, cause: Cause) -> None:
+  """Of a run whose process could not say so itself; one that ended is kept.
+
+  Args:
+    run_dir: of the run; may be absent.
+    error: one sentence.
+    cause: of the failure.
+  """
+  run_dir.mkdir(parents=True, exist_ok=True)
+  path = run_dir / "status.json"
+  with contextlib.suppress(BusyError), _lock(run_dir):
+    status = records.read_json(path) or {}
+    if status.get("state") not in ("done", "failed"):
+      marked = {**status, "state": "failed", "error": error, "cause": cause}
+      records.write_json(path, marked)
 
 
 class BusyError(ConfigError):
@@ -351,6 +477,15 @@ def _lock(run_dir: pathlib.Path) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def _alone(root: pathlib.Path) -> Iterator[None]:
+  """Held while a sweep writes what all sweeps into `root` share."""
+  root.mkdir(parents=True, exist_ok=True)
+  with (root / ".lock").open("a") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
 def _is_locked(run_dir: pathlib.Path) -> bool:
   """Looks, and leaves no trace: a folder that one may only read will do."""
   try:
@@ -363,8 +498,15 @@ def _is_locked(run_dir: pathlib.Path) -> bool:
   return False
 
 
+def _cause(error: BaseException) -> Cause:
+  exhausted = isinstance(error, MemoryError) or (
+    "RESOURCE_EXHAUSTED" in str(error)  # how XLA says it
+  )
+  return "out of memory" if exhausted else "crashed"
+
+
 def _sentence(error: BaseException) -> str:
   text = " ".join(str(error).split()) or type(error).__name__
-  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+  if _cause(error) == "out of memory":
     return f"out of memory; lower data.rows or objective.chunk ({text[:200]})"
   return text
