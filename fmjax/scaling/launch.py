@@ -5,7 +5,8 @@ model, so launching twice runs nothing twice. A directory holds
 
   status.json   {"state": "running" | "done" | "failed" | "interrupted", …};
                 "starts" has the step that each process which worked on the run
-                began from; of a failure "cause" and "error" tell
+                began from, "process" the last one as host:id; of a failure
+                "cause" and "error" tell
   result.json   counts and metrics of the selected step, once done
   test.parquet  the rank of every test query
   and what train/ writes: config.json, metrics.jsonl, checkpoints.
@@ -23,7 +24,9 @@ them respect.
 import contextlib
 import dataclasses
 import fcntl
+import os
 import pathlib
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -389,6 +392,7 @@ def _execute(
     "run_id": run,
     "data_checksum": prepared.checksum,
     "starts": [*old.get("starts", []), saved_step(run_dir)],
+    "process": f"{socket.gethostname()}:{os.getpid()}",
   }
 
   def mark(state: State, **facts: Any) -> None:
