@@ -24,13 +24,14 @@ from fmjax.scaling.job import Job, Setup, Task
 from fmjax.scaling.launch import Cause
 
 _FOLDER, _QUEUE = ".jobs", "queue.json"
-_MINUTES_PER_HOUR = 60
+_MINUTES_PER_HOUR, _SECONDS_PER_HOUR = 60, 3_600
 # A job of this machine has no limit; submitit wants one.
 _NO_LIMIT_MIN = 60 * 24 * 365
 # A run may be longer than a cluster lets any job be: as often as it takes.
 _REQUEUES = 1_000
-# Before the time is up: for the step under way and a checkpoint.
-_NOTICE_S = 180
+# Before the time is up, for the step under way and a checkpoint: at most, and
+# as a share of the time.
+_NOTICE_S, _NOTICE_SHARE = 180, 0.1
 _LOG_TAIL_BYTES = 4_096
 # Of a GPU's memory, for all the processes that share it.
 _SHARED_MEMORY = 0.9
@@ -308,6 +309,7 @@ def _in_queue() -> frozenset[str] | None:
 
 def _parameters(launcher: Slurm) -> Mapping[str, Any]:
   """As submitit calls them; None is left to the cluster."""
+  notice_s = min(_NOTICE_S, _NOTICE_SHARE * launcher.hours * _SECONDS_PER_HOUR)
   return {
     "name": "fmjax",
     "timeout_min": math.ceil(launcher.hours * _MINUTES_PER_HOUR),
@@ -320,7 +322,7 @@ def _parameters(launcher: Slurm) -> Mapping[str, Any]:
     "slurm_qos": launcher.qos,
     "slurm_constraint": launcher.constraint,
     "slurm_array_parallelism": launcher.jobs,
-    "slurm_signal_delay_s": _NOTICE_S,
+    "slurm_signal_delay_s": math.ceil(notice_s),
   }
 
 
