@@ -178,7 +178,7 @@ def status(
   """How each experiment stands; nothing is trained, and nobody disturbed."""
   queued = executors.queued(root)
   rows = [
-    standing(entry, queued=entry.run_dir in queued)
+    standing(entry, queued=entry.run_dir.absolute() in queued)
     for entry in launch.plan(file.experiments, root)
   ]
   terminal.table(

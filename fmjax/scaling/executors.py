@@ -259,7 +259,7 @@ class _SlurmExecutor:
         f"sbatch refuses the jobs ({_last_line(str(error))}): correct --slurm"
       ) from error
     queue = {
-      job.job_id: [str(task.run_dir) for task in tasks]
+      job.job_id: [str(task.run_dir.absolute()) for task in tasks]
       for job, tasks in zip(submitted, jobs, strict=True)
     }
     path = self._folder / _QUEUE
@@ -279,7 +279,7 @@ class _SlurmExecutor:
 
 
 def queued(root: pathlib.Path) -> dict[pathlib.Path, str]:
-  """Directories of the runs that jobs of Slurm are to train, and the jobs."""
+  """Absolute directories of runs that Slurm has in its queue, and the jobs."""
   found = {}
   for path in (root / _FOLDER).glob(f"*/{_QUEUE}"):
     for job, run_dirs in (records.read_json(path) or {}).items():

@@ -117,13 +117,12 @@ class _Course:
     self._entries, self._root, self._say = entries, root, say
     self._retry_failed, self._stopped = retry_failed, False
     queued = executors.queued(root)
+    self._actions: dict[str, Action] = {}
     for entry in entries:
-      if entry.run_dir in queued:
-        say(f"{entry.name}: is in the queue, job {queued[entry.run_dir]}")
-    self._actions: dict[str, Action] = {
-      entry.name: "skipped" if entry.run_dir in queued else self._action(entry)
-      for entry in entries
-    }
+      self._actions[entry.name] = self._action(entry)
+      if job := queued.get(entry.run_dir.absolute()):
+        self._actions[entry.name] = "skipped"
+        say(f"{entry.name}: is in the queue, job {job}")
     self.waiting = collections.deque(
       jobs([entry for entry in entries if self._is_to_begin(entry)])
     )

@@ -40,15 +40,20 @@ mkdir "$home/state" "$home/spool"
 node="$(hostname -s)"
 export SLURM_CONF="$home/slurm.conf"
 daemons=()
+command_pid=
 
 stop() {
-  local code=$?
+  local code=$? pid
   trap - EXIT
-  if command -v scancel >/dev/null; then
-    timeout 10 scancel --me --signal=KILL >/dev/null 2>&1 || true
-    timeout 10 scancel --me >/dev/null 2>&1 || true
-  fi
-  local pid
+  trap '' INT TERM HUP
+  [ -z "$command_pid" ] || kill "$command_pid" 2>/dev/null || true
+  # Each job has a process that outlives the daemons: it must end before them.
+  timeout 10 scancel --me --signal=KILL >/dev/null 2>&1 || true
+  timeout 10 scancel --me >/dev/null 2>&1 || true
+  for _ in $(seq 300); do
+    [ -n "$(timeout 10 squeue --noheader 2>/dev/null)" ] || break
+    sleep 0.1
+  done
   for pid in $(printf '%s\n' "${daemons[@]}" | tac); do
     kill "$pid" 2>/dev/null || true
   done
@@ -105,7 +110,7 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=2,batch_sched_delay=0
 ReturnToService=2
 KillWait=20
-NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
+NodeName=$node NodeAddr=127.0.0.1 CPUs=$(getconf _NPROCESSORS_ONLN) State=UNKNOWN
 PartitionName=test Nodes=$node Default=YES MaxTime=INFINITE State=UP
 CONF
 
@@ -134,5 +139,8 @@ done
   say "the node is not ready: $(sinfo --noheader)"
   exit 1
 }
-say "one node is ready: $(sinfo --noheader --format='%n, %c cores, %t')"
-"$@"
+say "one node is ready: $(sinfo --noheader --format='%n, CPUs: %c, %t')"
+# Beside this script, which would else not hear a signal before the command ends.
+"$@" <&0 &
+command_pid=$!
+wait "$command_pid"

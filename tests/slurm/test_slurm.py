@@ -92,7 +92,7 @@ def test_a_sweep_is_an_array_of_which_so_many_run_at_once(tmp_path):
 
 
 def test_a_job_whose_time_is_up_saves_and_is_queued_again(tmp_path):
-  world.write(tmp_path, seeds=1, steps=5_000)
+  world.write(tmp_path, seeds=1, steps=2_000)
   sweep = world.start(tmp_path, *words())
   try:
     run_dir = running_past(tmp_path, 100)
@@ -105,11 +105,11 @@ def test_a_job_whose_time_is_up_saves_and_is_queued_again(tmp_path):
   assert first == 0
   assert second > 100
   assert second % 10 != 0 or second in world.logged_steps(run_dir)
-  assert world.logged_steps(run_dir) == list(range(1, 5_001))
+  assert world.logged_steps(run_dir) == list(range(1, 2_001))
 
 
 def test_jobs_outlive_the_sweep_and_the_next_one_submits_none_twice(tmp_path):
-  experiments = world.write(tmp_path, seeds=2, steps=3_000)
+  experiments = world.write(tmp_path, seeds=2, steps=1_000)
   sweep = world.start(tmp_path, *words("--jobs", "1"))
   run_dir = running_past(tmp_path, 10)
   world.kill(sweep)
@@ -133,7 +133,7 @@ def test_jobs_outlive_the_sweep_and_the_next_one_submits_none_twice(tmp_path):
 
 
 def test_a_run_that_dies_is_marked_and_the_others_go_on(tmp_path):
-  experiments = world.write(tmp_path, seeds=1, steps=3_000)
+  experiments = world.write(tmp_path, seeds=1, steps=1_000)
   sweep = world.start(tmp_path, *words())
   try:
     run_dir = running_past(tmp_path, 10)
