@@ -24,6 +24,11 @@ KILLED = functools.partial(signal.raise_signal, signal.SIGKILL)
 ABORTED = os.abort
 TERMINATED = functools.partial(signal.raise_signal, signal.SIGTERM)
 
+# submitit's debug executor leaves the logs that it opens to the collector.
+pytestmark = pytest.mark.filterwarnings(
+  r"ignore:unclosed file.*DEBUG_\d+_0_log:ResourceWarning"
+)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
