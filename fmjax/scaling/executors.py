@@ -279,19 +279,19 @@ class _SlurmExecutor:
 
 
 def queued(root: pathlib.Path) -> dict[pathlib.Path, str]:
-  """Absolute directories of runs that Slurm has in its queue, and the jobs."""
+  """Absolute directories of runs that Slurm has in its queue, and the jobs.
+
+  None, where Slurm does not answer: a run's lock keeps a second job from
+  training it, so that all that such a job costs is its place in the queue.
+  """
   found = {}
   for path in (root / _FOLDER).glob(f"*/{_QUEUE}"):
     for job, run_dirs in (records.read_json(path) or {}).items():
       found |= {pathlib.Path(run_dir): job for run_dir in run_dirs}
   if not found:
     return {}
-  known = _in_queue()
-  return {
-    run_dir: job
-    for run_dir, job in found.items()
-    if known is None or job in known
-  }
+  known = _in_queue() or frozenset()
+  return {run_dir: job for run_dir, job in found.items() if job in known}
 
 
 def _in_queue() -> frozenset[str] | None:

@@ -61,9 +61,9 @@ def sweep(
   """
   with on_sigterm() as stop:
     entries = launch.begin(experiments, root, listed=listed, stop=stop)
-    if stop.requested:
-      return [launch.row_of(entry, "skipped") for entry in entries]
     course = _Course(entries, root, retry_failed=retry_failed, say=say)
+    if stop.requested:
+      course.drop()
     if course.waiting:
       executor, folder = executors.make_executor(
         launcher, root, jobs=len(course.waiting), setup=setup
@@ -161,11 +161,15 @@ class _Course:
         self.active.remove(active)
         self._note(active)
 
-  def stop(self, executor: Executor) -> None:
+  def drop(self) -> None:
     """Begins nothing more."""
     for entry in (entry for entries in self.waiting for entry in entries):
       self._actions[entry.name] = "skipped"
     self.waiting.clear()
+
+  def stop(self, executor: Executor) -> None:
+    """Begins nothing more, and asks what was begun to end."""
+    self.drop()
     if not self._stopped:
       self._stopped = True
       for active in self.active:

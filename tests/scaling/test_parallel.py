@@ -131,7 +131,7 @@ def test_a_job_of_other_sources_trains_nothing_and_says_so(
 def test_a_job_whose_time_is_up_saves_and_goes_on_when_it_is_begun_again(
   root, tmp_path
 ):
-  longer = world.write(tmp_path, seeds=1, steps=3_000)
+  longer = world.write(tmp_path, seeds=1, steps=400)
   (task, _) = tasks_of(longer, root)
   executor = submitit.AutoExecutor(tmp_path / "jobs", cluster="local")
   executor.update_parameters(timeout_min=60)
@@ -144,7 +144,7 @@ def test_a_job_whose_time_is_up_saves_and_goes_on_when_it_is_begun_again(
   first, second = world.status(task.run_dir)["starts"]
   assert first == 0
   assert second >= 20
-  assert world.logged_steps(task.run_dir) == list(range(1, 3_001))
+  assert world.logged_steps(task.run_dir) == list(range(1, 401))
 
 
 def max_step(run_dir):
@@ -194,6 +194,7 @@ def run(experiments, root, **options):
   return parallel.sweep(experiments, root, launcher=TWO, **options)
 
 
+@pytest.mark.slow
 def test_entries_that_form_one_job_are_trained_by_it(
   experiments, root, monkeypatch
 ):
@@ -216,14 +217,14 @@ def test_entries_that_form_one_job_are_trained_by_it(
 def test_a_run_that_is_killed_fails_alone_and_is_retried_on_request(
   root, tmp_path
 ):
-  experiments = world.write(tmp_path, seeds=1, steps=1_000)
+  experiments = world.write(tmp_path, seeds=1, steps=400)
   rows = []
   sweep = threading.Thread(
     target=lambda: rows.extend(run(experiments, root)), daemon=True
   )
   sweep.start()
   victim = launch.plan(experiments, root)[0].run_dir
-  world.wait_for(lambda: max_step(victim) >= 20)
+  world.wait_for(lambda: launch.saved_step(victim) >= 10)
   os.kill(world.process_of(victim), signal.SIGKILL)
   sweep.join(timeout=300)
   assert [(row.action, row.state) for row in rows] == [
@@ -241,9 +242,10 @@ def test_a_run_that_is_killed_fails_alone_and_is_retried_on_request(
     ("kept", "done"),
   ]
   assert world.status(victim)["starts"][1] >= 10  # from its last checkpoint
-  assert world.logged_steps(victim) == list(range(1, 1_001))
+  assert world.logged_steps(victim) == list(range(1, 401))
 
 
+@pytest.mark.slow
 def test_a_failure_that_a_run_tells_itself_is_marked_with_its_cause(
   experiments, root
 ):
@@ -325,7 +327,7 @@ def test_two_sweeps_of_one_file_share_the_work(tmp_path):
 def test_jobs_that_outlive_their_sweep_are_left_alone_by_the_next(
   root, tmp_path
 ):
-  experiments = world.write(tmp_path, seeds=1, steps=3_000)
+  experiments = world.write(tmp_path, seeds=1, steps=400)
   sweep = world.start(tmp_path, "--jobs", "2")
   world.wait_for(
     lambda: sum(max_step(d) >= 20 for d in world.run_dirs(tmp_path)) == 2
@@ -338,7 +340,7 @@ def test_jobs_that_outlive_their_sweep_are_left_alone_by_the_next(
   for row in rows:
     world.wait_for(lambda row=row: launch.state_of(row.run_dir) == "done")
     assert world.status(row.run_dir)["starts"] == [0]
-    assert world.logged_steps(row.run_dir) == list(range(1, 3_001))
+    assert world.logged_steps(row.run_dir) == list(range(1, 401))
 
 
 # ---- what a machine and a cluster are told ---------------------------------

@@ -92,10 +92,10 @@ def test_a_sweep_is_an_array_of_which_so_many_run_at_once(tmp_path):
 
 
 def test_a_job_whose_time_is_up_saves_and_is_queued_again(tmp_path):
-  world.write(tmp_path, seeds=1, steps=2_000)
+  world.write(tmp_path, seeds=1, steps=600)
   sweep = world.start(tmp_path, *words())
   try:
-    run_dir = running_past(tmp_path, 100)
+    run_dir = running_past(tmp_path, 50)
     # What Slurm sends before the limit.
     subprocess.run(["scancel", "--signal=USR2", job_of(run_dir)], check=True)
     assert sweep.wait(timeout=400) == 0
@@ -103,13 +103,12 @@ def test_a_job_whose_time_is_up_saves_and_is_queued_again(tmp_path):
     end(sweep)
   first, second = world.status(run_dir)["starts"]
   assert first == 0
-  assert second > 100
-  assert second % 10 != 0 or second in world.logged_steps(run_dir)
-  assert world.logged_steps(run_dir) == list(range(1, 2_001))
+  assert second > 50
+  assert world.logged_steps(run_dir) == list(range(1, 601))
 
 
 def test_jobs_outlive_the_sweep_and_the_next_one_submits_none_twice(tmp_path):
-  experiments = world.write(tmp_path, seeds=2, steps=1_000)
+  experiments = world.write(tmp_path, seeds=2, steps=600)
   sweep = world.start(tmp_path, *words("--jobs", "1"))
   run_dir = running_past(tmp_path, 10)
   world.kill(sweep)
@@ -130,7 +129,7 @@ def test_jobs_outlive_the_sweep_and_the_next_one_submits_none_twice(tmp_path):
 
 
 def test_a_run_that_dies_is_marked_and_the_others_go_on(tmp_path):
-  experiments = world.write(tmp_path, seeds=1, steps=1_000)
+  experiments = world.write(tmp_path, seeds=1, steps=600)
   sweep = world.start(tmp_path, *words())
   try:
     run_dir = running_past(tmp_path, 10)
