@@ -214,6 +214,7 @@ def test_entries_that_form_one_job_are_trained_by_it(
   ]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_fails_alone_and_is_retried_on_request(
   root, tmp_path
 ):

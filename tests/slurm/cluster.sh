@@ -13,25 +13,17 @@ say() { echo "cluster.sh: $*" >&2; }
 
 [ $# -gt 0 ] || { say "name a command to run"; exit 2; }
 [ "$(id -u)" = 0 ] || { say "slurmd needs root; run as root"; exit 2; }
-if ! command -v slurmctld slurmd munged >/dev/null; then
+if ! { command -v slurmctld && command -v slurmd && command -v munged; } \
+  >/dev/null; then
   command -v apt-get >/dev/null || {
     say "no slurmctld, slurmd and munged, and no apt-get: install Slurm"
     exit 2
   }
   say "installing slurm-wlm and munge"
   apt-get update -qq
-  # Their maintainers would start daemons, which nothing here needs.
-  policy=/usr/sbin/policy-rc.d
-  if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod +x "$policy"
-    trap 'rm -f "$policy"' EXIT
-  fi
-  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+  # At this runlevel the packages start no daemons of their own.
+  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
     --no-install-recommends slurm-wlm munge >/dev/null
-  trap - EXIT
-  [ "$(cat "$policy" 2>/dev/null)" != $'#!/bin/sh\nexit 101' ] ||
-    rm -f "$policy"
 fi
 
 home="$(mktemp -d -t fmjax-slurm-XXXXXX)"
