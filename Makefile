@@ -16,7 +16,7 @@ PEER_INSTALL := $(PEERS)/bin/python -m pip install --quiet --no-compile \
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-all lint figures bench bench-peers
+.PHONY: help venv quickstart test test-all test-slurm lint figures bench bench-peers
 
 help: ## What can be made (the default)
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -29,10 +29,13 @@ quickstart: $(VENV)/installed ## Train a ladder on MovieTweetings, draw it
 	  --figure analysis/figures/quickstart.png
 
 test: $(VENV)/installed-dev ## The tests that fit in ten minutes
-	$(BIN)/python -m pytest -q -m "not slow" $(PARALLEL)
+	$(BIN)/python -m pytest -q -m "not slow and not slurm" $(PARALLEL)
 
 test-all: $(VENV)/installed-dev ## Every test
-	$(BIN)/python -m pytest -q $(PARALLEL)
+	$(BIN)/python -m pytest -q -m "not slurm" $(PARALLEL)
+
+test-slurm: $(VENV)/installed-dev ## Sweeps on Slurm, one node started here (root)
+	tests/slurm/cluster.sh $(BIN)/python -m pytest -q -m slurm tests/slurm
 
 lint: $(VENV)/installed-dev ## Format, style and types
 	$(BIN)/ruff format --check .

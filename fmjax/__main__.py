@@ -330,11 +330,14 @@ class Compare:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-  """Trains every experiment of a file once; what is finished is kept.
+  r"""Trains every experiment of a file once; what is finished is kept.
 
   For example:
     fmjax sweep experiments/quickstart.py
+    fmjax sweep experiments/quickstart.py --jobs 4
     fmjax sweep experiments/quickstart.py --status
+    fmjax sweep experiments/quickstart.py --launcher slurm --jobs 16 \
+      --slurm partition=gpu,hours=12,gpus=1,cpus=8
 
   A failed run is marked and the others go on. Killed, the same command
   continues.
@@ -343,8 +346,15 @@ class Sweep:
   file: _File
   runs: pathlib.Path | None = None
   """Where runs go. Default: runs/<name of the file>."""
+  launcher: Literal["local", "slurm"] = "local"
+  """Processes of this machine, or an array of jobs under Slurm."""
+  jobs: int = 1
+  """How many runs at once."""
+  slurm: Annotated[str, arg(metavar="NAME=VALUE,...")] = ""
+  """What a job needs: partition, account, qos, constraint, hours, cpus, gpus,
+  memory_gb. One whose hours are up is saved and queued again."""
   status: bool = False
-  """Only tell how each experiment stands."""
+  """Only tell how each experiment stands, also while others train."""
   retry_failed: bool = False
   """Train failed runs again, from their last checkpoint."""
   changes: _Changes = ()
@@ -353,11 +363,16 @@ class Sweep:
     from fmjax.cli import sweeping
     from fmjax.cli.experiment_file import load
 
+    launcher = sweeping.launcher_of(
+      self.launcher, jobs=self.jobs, options=self.slurm
+    )
     file = load(self.file, self.changes)
     root = sweeping.root_of(file.path, self.runs)
     if self.status:
       return sweeping.status(file, root, terminal)
-    return sweeping.sweep(file, root, terminal, retry_failed=self.retry_failed)
+    return sweeping.sweep(
+      file, root, terminal, launcher=launcher, retry_failed=self.retry_failed
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

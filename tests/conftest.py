@@ -12,6 +12,9 @@ os.environ["XLA_FLAGS"] = (
   " --xla_cpu_use_fusion_emitters=false"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Where it configures logging, which is when it is imported, all handlers that
+# exist are closed; absl's takes the stream along in which pytest captures.
+os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
 
 import jax
 import pytest

@@ -76,6 +76,24 @@ def test_a_verb_that_is_like_no_other_is_answered_with_all_of_them(ends):
       ["report", "runs", "--out", "o", "--reference", "a", "--figure", "f.png"],
       "--figure f.png is of a ladder; leave it out",
     ),
+    (["sweep", "f.py", "--jobs", "0"], "--jobs 0 would train nothing"),
+    (["sweep", "f.py", "--launcher", "pbs"], "'local', 'slurm'"),
+    (
+      ["sweep", "f.py", "--slurm", "partition=gpu"],
+      "--slurm partition=gpu is for jobs under Slurm: add --launcher slurm",
+    ),
+    (
+      ["sweep", "f.py", "--launcher", "slurm", "--slurm", "partitoin=gpu"],
+      "did you mean 'partition'?",
+    ),
+    (
+      ["sweep", "f.py", "--launcher", "slurm", "--slurm", "gpus=1.5"],
+      "--slurm gpus=1.5 is no positive whole number",
+    ),
+    (
+      ["sweep", "f.py", "--launcher", "slurm", "--slurm", "hours=-1"],
+      "--slurm hours=-1 is no positive number",
+    ),
     (["doctor", "--quick"], "no option --quick"),
     (["doctor", "me"], "no place for 'me'"),
   ],

@@ -74,9 +74,32 @@ def test_a_second_sweep_keeps_every_run_and_trains_none(ask, project):
 def test_status_tells_how_each_run_stands_and_begins_none(ask, project):
   told = ask("sweep", "ladder.py", "--status", "--run.seed", "5")
   assert [run["state"] for run in told["runs"]] == ["new"] * 2
+  assert told["counts"] == {"new": 2}
   told = ask("sweep", "ladder.py", "--status")
-  assert [run["state"] for run in told["runs"]] == ["done"] * 2
+  for run in told["runs"]:
+    assert (run["state"], run["step"], run["steps"]) == ("done", 4, 4)
+    assert run["tokens_per_s"] > 0
+    assert run["wall_s"] > 0
+  assert told["counts"] == {"done": 2}
   assert len(list((project / "runs" / "ladder").glob("d8-*"))) == 1
+
+
+def test_status_shows_steps_errors_and_counts(project, monkeypatch, capsys):
+  monkeypatch.chdir(project)
+  monkeypatch.delenv("FMJAX_CACHE", raising=False)
+  words = ["sweep", "ladder.py", "--runs", "runs/broken"]
+  words += ["--optim.learning_rate", "1e30", "--optim.clip_norm", "1e9"]
+  assert main(words) == 4
+  capsys.readouterr()
+  assert main([*words, "--status"]) == 0
+  told = capsys.readouterr().out
+  assert "\nd8: crashed: " in told
+  assert told.splitlines()[-1] == "0 of 2 done · 2 failed"
+
+
+def test_a_sweep_in_two_jobs_keeps_what_one_after_the_other_trained(ask):
+  swept = ask("sweep", "ladder.py", "--jobs", "2")
+  assert [run["action"] for run in swept["runs"]] == ["kept"] * 2
 
 
 def test_list_counts_what_training_found(ask):

@@ -1,17 +1,21 @@
 """Running the experiments of a file, and telling how they stand."""
 
+import math
 import pathlib
 import tempfile
 from typing import Any
 
 import jax
 
-from fmjax.cli import process
+from fmjax.cli import arguments, process
 from fmjax.cli.experiment_file import ExperimentFile
+from fmjax.cli.progress import SweepProgress, in_words
 from fmjax.cli.terminal import Terminal
-from fmjax.config import ConfigError, override
+from fmjax.config import ConfigError, override, suggest
 from fmjax.data.prepare import ensure_prepared
-from fmjax.scaling import launch, records
+from fmjax.scaling import executors, launch, parallel, records
+from fmjax.scaling.executors import Local, Slurm
+from fmjax.scaling.standing import counts, standing
 from fmjax.train.loop import RunError
 from fmjax.train.loop import train as train_loop
 from fmjax.train.stop import on_sigterm
@@ -22,6 +26,46 @@ _PROFILED_STEPS = 10  # the first compiles
 def root_of(file: pathlib.Path, runs: pathlib.Path | None) -> pathlib.Path:
   """Where a file's runs go: runs/<its name>, unless told otherwise."""
   return runs or pathlib.Path("runs") / file.stem
+
+
+def launcher_of(name: str, *, jobs: int, options: str) -> Local | Slurm:
+  """What `--launcher`, `--jobs` and `--slurm` mean together.
+
+  Raises:
+    ConfigError: they do not go together, or a value is out of its range.
+  """
+  if jobs < 1:
+    raise ConfigError(f"--jobs {jobs} would train nothing: give 1 or more")
+  if name != "slurm":
+    if options:
+      raise ConfigError(
+        f"--slurm {options} is for jobs under Slurm: add --launcher slurm"
+      )
+    return Local(jobs=jobs)
+  kinds = {**_TEXTS, **_WHOLE, **_REAL}
+  values: dict[str, Any] = {}
+  given = arguments.pairs(options, "--slurm") if options else {}
+  for option, text in given.items():
+    if option not in kinds:
+      raise ConfigError(
+        f"--slurm has no {option!r}" + suggest(option, list(kinds))
+      )
+    try:
+      value = kinds[option](text)
+    except ValueError:
+      value = math.nan
+    if not isinstance(value, str) and not 0 < value < math.inf:
+      raise ConfigError(
+        f"--slurm {option}={text} is no positive"
+        f" {'whole number' if option in _WHOLE else 'number'}"
+      )
+    values[option] = value
+  return Slurm(jobs=jobs, **values)
+
+
+_TEXTS = dict.fromkeys(("partition", "account", "qos", "constraint"), str)
+_WHOLE = dict.fromkeys(("cpus", "gpus"), int)
+_REAL = dict.fromkeys(("hours", "memory_gb"), float)
 
 
 class SweepError(RunError):
@@ -88,17 +132,32 @@ def sweep(
   root: pathlib.Path,
   terminal: Terminal,
   *,
+  launcher: Local | Slurm,
   retry_failed: bool,
 ) -> dict[str, Any]:
   """Every experiment once; a failed one is marked and the sweep goes on."""
   process.keep_compiled()
-  rows = launch.sweep(
-    file.experiments,
-    root,
-    listed=file.path.stem if file.whole else "",
-    retry_failed=retry_failed,
-    say=terminal.say,
-  )
+  listed = file.path.stem if file.whole else ""
+  if launcher == Local(jobs=1):  # here, where its steps can be watched
+    rows = launch.sweep(
+      file.experiments,
+      root,
+      listed=listed,
+      retry_failed=retry_failed,
+      say=terminal.say,
+    )
+  else:
+    with SweepProgress(terminal) as progress:
+      rows = parallel.sweep(
+        file.experiments,
+        root,
+        launcher=launcher,
+        listed=listed,
+        retry_failed=retry_failed,
+        setup=process.keep_compiled,
+        say=terminal.say,
+        watch=progress.update,
+      )
   for row in rows:
     if row.test:
       _tell(row.name, row.run_dir, row.test, terminal)
@@ -116,25 +175,37 @@ def sweep(
 def status(
   file: ExperimentFile, root: pathlib.Path, terminal: Terminal
 ) -> dict[str, Any]:
-  """How each experiment stands; nothing is run."""
-  rows = []
-  for entry in launch.plan(file.experiments, root):
-    run_dir = entry.run_dir
-    saved = records.read_json(run_dir / "status.json") or {}
-    rows.append(
-      {
-        "name": entry.name,
-        "state": launch.state_of(run_dir),
-        "step": saved.get("step"),
-        "error": saved.get("error"),
-        "run_dir": str(run_dir),
-      }
-    )
+  """How each experiment stands; nothing is trained, and nobody disturbed."""
+  queued = executors.queued(root)
+  rows = [
+    standing(entry, queued=entry.run_dir.absolute() in queued)
+    for entry in launch.plan(file.experiments, root)
+  ]
   terminal.table(
-    ("experiment", "state", "step", "run"),
-    [(r["name"], r["state"], r["step"], r["run_dir"]) for r in rows],
+    ("experiment", "state", "step", "tokens/s", "seconds", "starts", "run"),
+    [
+      (
+        row.name,
+        row.state,
+        f"{row.step:,} / {row.steps:,}",
+        row.tokens_per_s and round(row.tokens_per_s),
+        row.wall_s and round(row.wall_s),
+        row.starts,
+        row.run_dir,
+      )
+      for row in rows
+    ],
   )
-  return {"root": str(root), "runs": rows}
+  for row in rows:
+    if row.error is not None:
+      terminal.show(f"{row.name}: {row.cause or 'failed'}: {row.error}")
+  counted = counts(rows)
+  terminal.show(in_words(counted, total=len(rows)))
+  return {
+    "root": str(root),
+    "counts": counted,
+    "runs": [row.to_dict() for row in rows],
+  }
 
 
 def _tell(

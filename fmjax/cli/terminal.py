@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import rich.box
 import rich.console
+import rich.progress
 import rich.table
 
 # In a file or a pipe, where rows must not wrap.
@@ -28,6 +29,17 @@ class Terminal:
   def show(self, text: str) -> None:
     """One line of the result."""
     self._results.print(text, markup=False, soft_wrap=True)
+
+  def bar(self) -> rich.progress.Progress | None:
+    """A bar to be started beside lines of progress; None: no terminal."""
+    if not self._progress.is_terminal:
+      return None
+    return rich.progress.Progress(
+      rich.progress.BarColumn(),
+      rich.progress.MofNCompleteColumn(),
+      rich.progress.TextColumn("{task.description}", markup=False),
+      console=self._progress,
+    )
 
   def table(
     self, columns: Sequence[str], rows: Iterable[Sequence[object]]

@@ -3,7 +3,10 @@
 `<root>/<name>-<run id>`: the id hashes everything that determines the trained
 model, so launching twice runs nothing twice. A directory holds
 
-  status.json   {"state": "running" | "done" | "failed" | "interrupted", …}
+  status.json   {"state": "running" | "done" | "failed" | "interrupted", …};
+                "starts" has the step that each process which worked on the run
+                began from, "process" the last one as host:id; of a failure
+                "cause" and "error" tell
   result.json   counts and metrics of the selected step, once done
   test.parquet  the rank of every test query
   and what train/ writes: config.json, metrics.jsonl, checkpoints.
@@ -14,12 +17,17 @@ files may share a root; a run that they have in common is trained once, whatever
 each calls it.
 
 A run that is "running" while nobody holds its lock was killed; it is resumed.
+Runs that several machines work on need a file system whose locks (flock) all of
+them respect.
 """
 
 import contextlib
 import dataclasses
 import fcntl
+import os
 import pathlib
+import shutil
+import socket
 import time
 from collections.abc import (
   Callable,
@@ -45,7 +53,13 @@ from fmjax.data.schema import DataError
 from fmjax.data.store import Prepared
 from fmjax.eval.evaluate import ValidationEvaluator
 from fmjax.scaling import records
-from fmjax.scaling.measure import baselines_of, is_current, measure
+from fmjax.scaling.measure import (
+  baseline_dir,
+  baselines_of,
+  is_current,
+  measure,
+)
+from fmjax.train.checkpoint import BRANCHES
 from fmjax.train.loop import check, train
 from fmjax.train.stop import Stop, on_sigterm
 
@@ -54,6 +68,10 @@ LIST_SUFFIX = ".sweep.json"
 _LOCK_ATTEMPTS, _LOCK_PAUSE_S = 3, 0.05
 
 State = Literal["new", "running", "killed", "interrupted", "failed", "done"]
+Cause = Literal["crashed", "out of memory"]
+Action = Literal[
+  "kept", "trained", "resumed", "retried", "evaluated", "skipped"
+]
 Say = Callable[[str], None]
 
 
@@ -87,30 +105,31 @@ def state_of(run_dir: pathlib.Path) -> State:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-  """An experiment of a file, its data, and the directory of its run."""
+  """An experiment of a file, its data, and the directory of its run.
+
+  Attributes:
+    name: of the experiment.
+    experiment: its configuration.
+    prepared: its data.
+    run_dir: of its run.
+    branches: steps whose states are kept for the shorter runs of the file that
+      are one with it until then.
+    trunk: the directory of the longest such run, where this is a shorter one.
+  """
 
   name: str
   experiment: Experiment
   prepared: Prepared
   run_dir: pathlib.Path
-
-  @property
-  def trunk(self) -> str:
-    """Shared by runs that branch off one another; else the run's own."""
-    shared = trunk_identity(self.experiment)
-    if shared is None:
-      return self.run_dir.name
-    return content_hash({**shared, "data_checksum": self.prepared.checksum})
+  branches: tuple[int, ...] = ()
+  trunk: pathlib.Path | None = None
 
 
 def jobs(entries: Iterable[Entry]) -> list[list[Entry]]:
-  """What is worked on in order: the runs of a trunk, the longest first.
-
-  It keeps the states with which the others begin.
-  """
-  found: dict[str, list[Entry]] = {}
+  """What one job works on, in order: the runs of a trunk, the longest first."""
+  found: dict[pathlib.Path, list[Entry]] = {}
   for entry in entries:
-    found.setdefault(entry.trunk, []).append(entry)
+    found.setdefault(entry.trunk or entry.run_dir, []).append(entry)
   return [
     sorted(job, key=lambda entry: -entry.experiment.run.steps)
     for job in found.values()
@@ -141,7 +160,29 @@ def plan(
         run_dir=directory(root, name, run),
       )
     )
-  return entries
+  return _with_trunks(entries)
+
+
+def _with_trunks(entries: Sequence[Entry]) -> list[Entry]:
+  """Says of each entry which others it shares its first steps with."""
+  groups: dict[str, list[Entry]] = {}
+  for entry in entries:
+    same = trunk_identity(entry.experiment)
+    if same is not None:
+      key = content_hash({**same, "data_checksum": entry.prepared.checksum})
+      groups.setdefault(key, []).append(entry)
+  changes: dict[str, dict[str, Any]] = {}
+  for group in groups.values():
+    longest = max(group, key=lambda entry: entry.experiment.run.steps)
+    others = [e for e in group if e.run_dir != longest.run_dir]
+    steps = sorted({branch_step(other.experiment) for other in others})
+    changes[longest.name] = {"branches": tuple(steps)}
+    for other in others:
+      changes[other.name] = {"trunk": longest.run_dir}
+  return [
+    dataclasses.replace(entry, **changes.get(entry.name, {}))
+    for entry in entries
+  ]
 
 
 def list_path(root: pathlib.Path, file: str) -> pathlib.Path:
@@ -154,7 +195,8 @@ def write_list(root: pathlib.Path, file: str, entries: Sequence[Entry]) -> None:
   path = list_path(root, file)
   listed = {entry.name: entry.run_dir.name for entry in entries}
   if read_list(path) != listed:
-    records.write_json(path, {"runs": listed})
+    with _alone(root):
+      records.write_json(path, {"runs": listed})
 
 
 def read_list(path: pathlib.Path) -> dict[str, str] | None:
@@ -207,6 +249,53 @@ def execute(
     return run_dir
 
 
+def attempt(
+  experiment: Experiment,
+  *,
+  name: str,
+  root: pathlib.Path,
+  run_dir: pathlib.Path,
+  branches: Collection[int] = (),
+  trunk: pathlib.Path | None = None,
+) -> str | None:
+  """As `execute`, for a process that a sweep began and that ends with the run.
+
+  Args:
+    experiment: the configuration.
+    name: of the experiment.
+    root: the folder of the sweep.
+    run_dir: where the sweep expects the run.
+    branches: of the entry.
+    trunk: of the entry.
+
+  Returns:
+    Why the run failed, in one sentence, also marked; None if it did not, or if
+    another process is working on it.
+  """
+  try:
+    (entry,) = plan({name: experiment}, root)
+    if entry.run_dir != run_dir:
+      return (
+        f"the sources of fmjax or the data have changed since the sweep began:"
+        f" it expects {run_dir}, which is {entry.run_dir} now; sweep again"
+      )
+    execute(
+      experiment,
+      name=name,
+      root=root,
+      prepared=entry.prepared,
+      branches=branches,
+      trunk=trunk,
+    )
+  except BusyError:
+    return None
+  except Exception as error:
+    sentence = _sentence(error)
+    mark_failed(run_dir, error=sentence, cause=_cause(error))
+    return sentence
+  return None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
   """What a sweep did with one experiment.
@@ -215,7 +304,8 @@ class Row:
     name: of the experiment.
     run_dir: its directory.
     state: when the sweep ended.
-    action: "kept", "trained", "resumed", "retried", "evaluated" or "skipped".
+    action: what it did; "skipped" if another process works on the run or if the
+      sweep was to end first.
     error: one sentence, if it failed.
     test: metrics with intervals, once done.
   """
@@ -223,7 +313,7 @@ class Row:
   name: str
   run_dir: pathlib.Path
   state: State
-  action: str
+  action: Action
   error: str | None = None
   test: Mapping[str, Any] | None = None
 
@@ -255,48 +345,99 @@ def sweep(
     say: told one line about each experiment.
   """
   with on_sigterm() as stop:
-    entries = plan(experiments, root)
-    if listed:
-      write_list(root, listed, entries)
-    asked = {
-      (e.prepared.checksum, e.experiment.run.targets): e for e in entries
-    }
-    for entry in asked.values():
-      if not stop.requested:
-        targets = entry.experiment.run.targets
-        baselines_of(entry.prepared, root=root, targets=targets)
-    rows = {
-      entry.name: _sweep_one(
-        entry,
-        root,
-        job=job,
-        retry_failed=retry_failed,
-        stop=stop,
-        say=say,
-      )
-      for job in jobs(entries)
-      for entry in job
-    }
+    entries = begin(experiments, root, listed=listed, stop=stop)
+    rows: dict[str, Row] = {}
+    for job in jobs(entries):
+      for entry in job:
+        rows[entry.name] = _sweep_one(
+          entry, root, retry_failed=retry_failed, stop=stop, say=say
+        )
+      clear(job)
     return [rows[entry.name] for entry in entries]
+
+
+def begin(
+  experiments: Mapping[str, Experiment],
+  root: pathlib.Path,
+  *,
+  listed: str,
+  stop: Stop,
+) -> list[Entry]:
+  """What a sweep does before its first run; the arguments are `sweep`'s.
+
+  Of sweeps that begin together one ranks the baselines, and the others wait.
+  """
+  entries = plan(experiments, root)
+  if listed:
+    write_list(root, listed, entries)
+  unranked = {
+    folder: entry
+    for entry in entries
+    for folder in [
+      baseline_dir(
+        entry.prepared.checksum,
+        root=root,
+        targets=entry.experiment.run.targets,
+      )
+    ]
+    if not (folder / "summary.json").is_file()
+  }
+  if unranked:
+    with _alone(root):
+      for entry in unranked.values():
+        if not stop.requested:
+          targets = entry.experiment.run.targets
+          baselines_of(entry.prepared, root=root, targets=targets)
+  return entries
+
+
+def action_on(entry: Entry, *, retry_failed: bool) -> Action:
+  """What a sweep is to do with a run, as it stands now."""
+  state = state_of(entry.run_dir)
+  if state == "done" and not is_current(entry.run_dir):
+    return "evaluated"
+  if state == "failed" and not retry_failed:
+    return "kept"
+  action = _ACTIONS[state]
+  if action != "kept" and entry.trunk and state_of(entry.trunk) == "running":
+    return "skipped"  # who trains the trunk goes on with its branches
+  return action
+
+
+def row_of(entry: Entry, action: Action, *, error: str | None = None) -> Row:
+  """How an experiment stands at the end of a sweep.
+
+  Args:
+    entry: the experiment.
+    action: what the sweep did with it.
+    error: why this attempt failed, where the run itself does not say.
+  """
+  state = "failed" if error else state_of(entry.run_dir)
+  if state == "failed" and not error:
+    status = records.read_json(entry.run_dir / "status.json") or {}
+    error = status.get("error")
+  result = records.read_json(entry.run_dir / "result.json") or {}
+  return Row(
+    name=entry.name,
+    run_dir=entry.run_dir,
+    state=state,
+    action=action,
+    error=error,
+    test=result.get("test"),
+  )
 
 
 def _sweep_one(
   entry: Entry,
   root: pathlib.Path,
   *,
-  job: Sequence[Entry],
   retry_failed: bool,
   stop: Stop,
   say: Say,
 ) -> Row:
-  run_dir, before = entry.run_dir, state_of(entry.run_dir)
-  action, error = _ACTIONS[before], None
-  if before == "done" and not is_current(run_dir):
-    action = "evaluated"
-  if before == "failed" and not retry_failed:
-    action = "kept"
-    error = (records.read_json(run_dir / "status.json") or {}).get("error")
-  elif stop.requested and action != "kept":
+  run_dir, error = entry.run_dir, None
+  action = action_on(entry, retry_failed=retry_failed)
+  if stop.requested and action != "kept":
     action = "skipped"
   elif action not in ("kept", "skipped"):
     say(f"{entry.name}: to be {action} in {run_dir}")
@@ -306,8 +447,8 @@ def _sweep_one(
         name=entry.name,
         root=root,
         prepared=entry.prepared,
-        branches=_branches(entry, job),
-        trunk=None if entry is job[0] else job[0].run_dir,
+        branches=entry.branches,
+        trunk=entry.trunk,
       )
     except BusyError:
       action = "skipped"
@@ -316,31 +457,21 @@ def _sweep_one(
     except Exception as failure:
       error = _sentence(failure)
       say(f"{entry.name}: failed: {error}")
-  if action == "skipped" and state_of(run_dir) == "running":
-    say(f"{entry.name}: skipped, another process is working on {run_dir}")
-  result = records.read_json(run_dir / "result.json") or {}
-  return Row(
-    name=entry.name,
-    run_dir=run_dir,
-    state="failed" if error else state_of(run_dir),
-    action=action,
-    error=error,
-    test=result.get("test"),
-  )
+  for busy in (run_dir, entry.trunk):
+    if action == "skipped" and busy and state_of(busy) == "running":
+      say(f"{entry.name}: skipped, another process is working on {busy}")
+  return row_of(entry, action, error=error)
+
+  return row_of(entry, action, error=error)
 
 
-def _branches(entry: Entry, job: Sequence[Entry]) -> list[int]:
-  """Steps at which runs that are still to be begun leave this one's trunk."""
-  if entry is not job[0]:
-    return []
-  return [
-    branch_step(other.experiment)
-    for other in job[1:]
-    if state_of(other.run_dir) == "new"
-  ]
+def clear(job: Sequence[Entry]) -> None:
+  """Deletes what a trunk kept, once no run is left to begin with it."""
+  if all(state_of(entry.run_dir) == "done" for entry in job):
+    shutil.rmtree(job[0].run_dir / BRANCHES, ignore_errors=True)
 
 
-_ACTIONS = {
+_ACTIONS: Mapping[State, Action] = {
   "new": "trained",
   "killed": "resumed",
   "interrupted": "resumed",
@@ -369,6 +500,8 @@ def _execute(
     "name": name,
     "run_id": run,
     "data_checksum": prepared.checksum,
+    "starts": [*old.get("starts", []), saved_step(run_dir)],
+    "process": f"{socket.gethostname()}:{os.getpid()}",
   }
 
   def mark(state: State, **facts: Any) -> None:
@@ -407,8 +540,38 @@ def _execute(
     mark("interrupted")
     raise
   except Exception as error:
-    mark("failed", error=_sentence(error))
+    mark("failed", error=_sentence(error), cause=_cause(error))
     raise
+
+
+def saved_step(run_dir: pathlib.Path) -> int:
+  """Of the checkpoint that training would go on from; 0 if there is none.
+
+  Orbax gives a folder its number when all of it is written.
+  """
+  steps = (
+    int(path.name)
+    for path in (run_dir / "checkpoints").glob("*")
+    if path.name.isdigit()
+  )
+  return max(steps, default=0)
+
+
+def mark_failed(run_dir: pathlib.Path, *, error: str, cause: Cause) -> None:
+  """Of a run whose process could not say so itself; one that ended is kept.
+
+  Args:
+    run_dir: of the run; may be absent.
+    error: one sentence.
+    cause: of the failure.
+  """
+  run_dir.mkdir(parents=True, exist_ok=True)
+  path = run_dir / "status.json"
+  with contextlib.suppress(BusyError), _lock(run_dir):
+    status = records.read_json(path) or {}
+    if status.get("state") not in ("done", "failed"):
+      marked = {**status, "state": "failed", "error": error, "cause": cause}
+      records.write_json(path, marked)
 
 
 class BusyError(ConfigError):
@@ -432,6 +595,15 @@ def _lock(run_dir: pathlib.Path) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def _alone(root: pathlib.Path) -> Iterator[None]:
+  """Held while a sweep writes what all sweeps into `root` share."""
+  root.mkdir(parents=True, exist_ok=True)
+  with (root / ".lock").open("a") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
 def _is_locked(run_dir: pathlib.Path) -> bool:
   """Looks, and leaves no trace: a folder that one may only read will do."""
   try:
@@ -444,8 +616,15 @@ def _is_locked(run_dir: pathlib.Path) -> bool:
   return False
 
 
+def _cause(error: BaseException) -> Cause:
+  exhausted = isinstance(error, MemoryError) or (
+    "RESOURCE_EXHAUSTED" in str(error)  # how XLA says it
+  )
+  return "out of memory" if exhausted else "crashed"
+
+
 def _sentence(error: BaseException) -> str:
   text = " ".join(str(error).split()) or type(error).__name__
-  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+  if _cause(error) == "out of memory":
     return f"out of memory; lower data.rows or objective.chunk ({text[:200]})"
   return text
