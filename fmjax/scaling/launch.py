@@ -462,7 +462,6 @@ def _sweep_one(
       say(f"{entry.name}: skipped, another process is working on {busy}")
   return row_of(entry, action, error=error)
 
-  return row_of(entry, action, error=error)
 
 
 def clear(job: Sequence[Entry]) -> None:
