@@ -1,13 +1,14 @@
 r"""What is a longer context worth, and how should it be attended to?
 
   fmjax sweep experiments/context.py --jobs 2
-  fmjax report experiments/context.py --out runs/context
+  fmjax report experiments/context.py --reference full_256 \
+    --out runs/context/report --result analysis/results/context
 
 Windows of 64 to 2,048 tokens of the synthetic service, at the same compute: a
 longer window is paid for with fewer tokens.
 
-  full-N      full attention
-  low_rank-N  the last 32 to 64 tokens exactly, and four summary slots of each
+  full_N      full attention
+  low_rank_N  the last 32 to 64 tokens exactly, and four summary slots of each
               block of 32 before them
 """
 
@@ -21,11 +22,11 @@ from fmjax.config import (
 )
 from fmjax.data.readers import synthetic
 from fmjax.data.schema import DataSpec, Encoded, Feature, Kind
+from fmjax.scaling.ablation import arms
 from fmjax.scaling.ladder import at_compute, in_context, rung
 
 WINDOWS = (64, 128, 256, 512, 1_024, 2_048)
 WIDTH, TOKENS = 64, 2_000_000  # of the arm whose compute all have
-REFERENCE = "full-256"
 SEEDS = 2
 _BLOCK, _RANK = 32, 4
 # What is predicted and what items are; the other features of the service add
@@ -50,25 +51,22 @@ def experiments() -> dict[str, Experiment]:
     override(parameters_data.base(), {"data.rows": 8}),
     WIDTH,
   )
-  return {
-    f"{name}-s{seed}": override(
-      at_compute(
-        in_context(override(base, {"model.attention": attention}), window),
-        like=base,
-        tokens=TOKENS,
-        spec=_SPEC,
-      ),
-      {"run.seed": seed},
+  entries = {
+    name: at_compute(
+      in_context(override(base, {"model.attention": attention}), window),
+      like=base,
+      tokens=TOKENS,
+      spec=_SPEC,
     )
     for window in WINDOWS
-    for name, attention in arms(window).items()
-    for seed in range(SEEDS)
+    for name, attention in attentions(window).items()
   }
+  return arms("synthetic", entries, seeds=SEEDS)
 
 
-def arms(window: int) -> dict[str, Attention]:
-  found: dict[str, Attention] = {f"full-{window}": FullAttention()}
+def attentions(window: int) -> dict[str, Attention]:
+  found: dict[str, Attention] = {f"full_{window}": FullAttention()}
   if window > 2 * _BLOCK:  # else no slot is ever read
     low_rank = LowRankAttention(block=_BLOCK, rank=_RANK)
-    found[f"low_rank-{window}"] = low_rank
+    found[f"low_rank_{window}"] = low_rank
   return found

@@ -65,7 +65,9 @@ def write_records(
 ) -> dict[str, Any]:
   """Only the two tables, of runs of any kind."""
   run_dirs, notes = find_runs(_located(places, runs))
-  written = [str(path) for path in records.write_tables(run_dirs, out)]
+  written = [
+    str(path) for path in records.write_tables(run_dirs, out, together=False)
+  ]
   for note in notes:
     terminal.say(f"note: {note}")
   terminal.show(f"{len(run_dirs)} runs: {', '.join(written)}")

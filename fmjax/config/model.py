@@ -291,7 +291,8 @@ class MaximalUpdate(Config):
   With m = width / `base_width`, matrices between two widths learn at 1 / m of
   the learning rate and logits are divided by m (Yang et al., 2022, "Tensor
   Programs V", table 8). Item tables and everything else with one side of that
-  width learn as at `base_width`. A model of that width is as if without.
+  width learn as at `base_width`. A model of that width is as if without. Heads
+  keep their width: a wider model has more of them (`scaling.ladder.rung`).
   """
 
   base_width: int = 32

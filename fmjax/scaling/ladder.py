@@ -40,6 +40,12 @@ def rung(base: Experiment, width: int) -> Experiment:
   changes = {"model.width": width, "model.heads": heads}
   match base.model.scale:
     case MaximalUpdate():
+      if width % _HEAD_WIDTH:
+        raise ConfigError(
+          f"a rung of width {width} would have heads of another width than"
+          f" {_HEAD_WIDTH}, and its learning rate would not transfer; choose a"
+          f" multiple of {_HEAD_WIDTH}"
+        )
       # The rate transfers from width to width, at one depth.
       return override(base, changes)
     case StandardScale():
@@ -122,24 +128,28 @@ def grid(
   *,
   widths: Sequence[int],
   tokens: Sequence[int],
+  windows: Sequence[int] = (),
   seeds: int = 1,
 ) -> dict[str, Experiment]:
-  """Widths × lengths × seeds, by name: `d64-1m-s0`.
+  """Widths × contexts × lengths × seeds, by name: `d64-1m-s0`.
 
-  Lengths of one width and seed are branches of one trunk (`config.
-  trunk_identity`): together they cost little more than the longest.
+  Lengths of one width, context and seed are branches of one trunk
+  (`config.trunk_identity`): together they cost little more than the longest.
 
   Args:
     base: the recipe.
     widths: of the rungs.
     tokens: positions to train on.
+    windows: contexts, named `d64-w256-1m-s0`; none: that of `base`.
     seeds: of every rung, from 0.
   """
+  contexts = {f"-w{window}": in_context(base, window) for window in windows}
   return {
-    f"{name}-{count_name(count)}-s{seed}": override(
+    f"{name}{context}-{count_name(count)}-s{seed}": override(
       train_on(made, count), {"run.seed": seed}
     )
-    for name, made in ladder(base, widths).items()
+    for context, recipe in (contexts or {"": base}).items()
+    for name, made in ladder(recipe, widths).items()
     for count in sorted(tokens)
     for seed in range(seeds)
   }

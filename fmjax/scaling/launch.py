@@ -463,7 +463,6 @@ def _sweep_one(
   return row_of(entry, action, error=error)
 
 
-
 def clear(job: Sequence[Entry]) -> None:
   """Deletes what a trunk kept, once no run is left to begin with it."""
   if all(state_of(entry.run_dir) == "done" for entry in job):

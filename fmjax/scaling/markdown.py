@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fmjax.scaling import study_text
+
 _PARTS = {
   "item_tables": "item tables",
   "features": "features",
@@ -39,6 +41,7 @@ def render(content: Mapping[str, Any], *, out: pathlib.Path) -> str:
       *(f"* {line}" for line in _comparisons(content)),
       *(f"* {line}" for line in _laws(content)),
       "",
+      *([*study_text.section(content), ""] if "grid" in content else []),
       _protocol(content),
       *(f"Note: {note}." for note in content.get("notes", ())),
       "",
@@ -97,7 +100,7 @@ def verdicts(content: Mapping[str, Any]) -> list[str]:
       f"{best} {name.removeprefix('best_').replace('_', ' ', 1)}, {metric}:"
       f" {content['compare_difference'][name]:+.4f} [{low:+.4f}, {high:+.4f}]"
     )
-  return lines
+  return lines + (study_text.sentences(content) if "grid" in content else [])
 
 
 def _metrics(test: Mapping[str, Any]) -> list[str]:

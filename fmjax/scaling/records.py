@@ -283,15 +283,20 @@ def _values(
 
 
 def write_tables(
-  run_dirs: Sequence[pathlib.Path], out: pathlib.Path
+  run_dirs: Sequence[pathlib.Path], out: pathlib.Path, *, together: bool = True
 ) -> tuple[pathlib.Path, pathlib.Path]:
   """Writes `runs.parquet` and `evals.parquet`.
+
+  Args:
+    run_dirs: of the runs.
+    out: where to.
+    together: see `validator.problems`.
 
   Raises:
     DataError: the tables are unfit for analysis; names the first reason.
   """
   runs, evals = runs_table(run_dirs), evals_table(run_dirs)
-  if found := validator.problems(runs, evals):
+  if found := validator.problems(runs, evals, together=together):
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     raise DataError(
       f"the records under {out} cannot be analyzed: {found[0]}{more};"

@@ -63,8 +63,8 @@ def report(
   run_dirs, notes = find_runs(places)
   rungs = read_rungs(run_dirs)
   grid = study.is_grid(rungs)
-  if not grid and not all(map(is_run, places)):
-    refuse_mixture(rungs, places)
+  if grid or not all(map(is_run, places)):
+    refuse_mixture(rungs, places, lengths=grid)
   baseline_dir = measure.baselines_of_result(
     rungs[0].first, root=run_dirs[0].parent
   )

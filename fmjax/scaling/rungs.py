@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fmjax import config as config_lib
+from fmjax.config import StandardScale
 from fmjax.data.schema import DataError
 from fmjax.eval.ranked import Ranked, from_parquet
 from fmjax.scaling import launch, records
@@ -155,14 +156,37 @@ def read_rungs(run_dirs: Sequence[pathlib.Path]) -> list[Rung]:
   return rungs
 
 
+# What rungs of a ladder or a grid differ in. The rate is the recipe's under
+# `StandardScale`, and then a function of the width.
+_AXES = (
+  "model.width",
+  "model.layers",
+  "model.heads",
+  "run.seed",
+  "run.checkpoint_every",
+  "run.log_every",
+)
+_LENGTH = ("run.steps", "run.evaluate_every")
+_RATE = "optim.learning_rate"
+
+
 def refuse_mixture(
-  rungs: Sequence[Rung], places: Sequence[pathlib.Path]
+  rungs: Sequence[Rung],
+  places: Sequence[pathlib.Path],
+  *,
+  lengths: bool = False,
 ) -> None:
-  """A folder is taken for one ladder; what is none must be asked for."""
+  """A folder is taken for one ladder; what is none must be asked for.
+
+  Args:
+    rungs: of the folder.
+    places: that were named.
+    lengths: rungs may differ in their training's length, too.
+  """
   where = ", ".join(map(str, places))
   remedy = "name the run directories that belong together"
   steps = {rung.name: rung.first["config"]["run"]["steps"] for rung in rungs}
-  if len(set(steps.values())) > 1:
+  if not lengths and len(set(steps.values())) > 1:
     shown = ", ".join(f"{name} {count:,}" for name, count in steps.items())
     raise DataError(
       f"the runs under {where} trained for unequal steps ({shown}); {remedy}"
@@ -174,3 +198,26 @@ def refuse_mixture(
         f"{' and '.join(twins)} under {where} differ by more than their seed;"
         f" {remedy}"
       )
+  first = _flat(rungs[0].first["config"])
+  free = {*_AXES, *_LENGTH}
+  if first["model.scale.type"] == StandardScale.__name__:
+    free.add(_RATE)
+  for rung in rungs[1:]:
+    other = _flat(rung.first["config"])
+    for path in sorted(first.keys() | other.keys()):
+      if path not in free and first.get(path) != other.get(path):
+        raise DataError(
+          f"{rungs[0].name} and {rung.name} under {where} differ in {path}"
+          f" ({first.get(path)}, {other.get(path)}), and are no rungs of one"
+          f" ladder; {remedy}, or compare arms with --reference"
+        )
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+  """Leaves of a configuration's tree by their path."""
+  if not isinstance(tree, dict):
+    return {path: tree}
+  found: dict[str, Any] = {}
+  for name, value in tree.items():
+    found |= _flat(value, f"{path}.{name}" if path else name)
+  return found

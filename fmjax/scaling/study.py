@@ -18,7 +18,7 @@ from fmjax.scaling import allocation, choice, curves, fit
 from fmjax.scaling.bootstrap import Refits, bootstrap
 from fmjax.scaling.broken import BrokenPower
 from fmjax.scaling.checklist import checklist
-from fmjax.scaling.law import Fit, known
+from fmjax.scaling.law import LEVEL, Fit, known
 from fmjax.scaling.polynomial import Power
 from fmjax.scaling.profile import profile
 from fmjax.scaling.rungs import Rung
@@ -31,7 +31,9 @@ HELD_OUT = 2  # the largest sizes
 METRICS = ("nll", "hr@10", "ndcg@10")
 _TENFOLD = (8.0, 12.5)  # of what is called ten times as much
 _GRID = 60  # sizes at which a curve is told
-_OF = {"nll": "falls", "ndcg@10": "rises"}
+_BUDGETS = 16  # of compute, at which sizes are compared
+_GAINED = ("nll", "ndcg@10")
+_NORMAL_95 = 1.96  # standard errors in half a 95 % interval
 
 
 def is_grid(rungs: Sequence[Rung]) -> bool:
@@ -59,30 +61,27 @@ def analyze(rungs: Sequence[Rung], *, floor: float | None) -> dict[str, Any]:
     DataError: the grid is too small for a law and two sizes held out.
   """
   runs = _runs(rungs)
-  sizes = np.unique(runs["params"])
-  if len(sizes) < HELD_OUT + 3:
-    raise DataError(
-      f"{len(sizes)} sizes do not carry a law and {HELD_OUT} sizes held out of"
-      f" it: train at least {HELD_OUT + 3}"
-    )
+  _require_cells(runs)
   x_rk = np.stack([runs[name] for name in INPUTS], axis=1)
   law = fit.fit(x_rk, runs["nll"], form=Chinchilla())
   refits = bootstrap(law, cluster=runs["trunk"])
   samples = {m: sample([r.ranked for r in rungs], m) for m in METRICS}
-  held_out = _held_out(rungs, runs)
+  noise = _noise(rungs)
   return {
-    "grid": [_rung(r, samples, place) for place, r in enumerate(rungs)],
-    "noise": _noise(rungs),
+    "levels": {"laws": LEVEL, "rungs and gains": 0.95},
+    "grid": _grid(rungs, samples),
+    "noise": noise,
     "law": {**law.to_dict(), "bootstrap": refits.to_dict()},
     "irreducible": law.parameters["E"],
     "irreducible_ci": list(known({"": refits.intervals()["E"]})[""]),
+    # As if runs of one trunk were separate luck: narrower than they may be.
     "irreducible_profile": _profile(law, "E"),
     "known_floor": floor,
-    **held_out,
+    **_held_out(rungs, runs),
     "curves": _curves(law, refits, runs),
     "choice": _choice(runs),
     "against": _other_counts(runs),
-    "allocation": _allocation(law, rungs, runs),
+    "allocation": _allocation(law, rungs),
     "sensitivity": sensitivity(
       law,
       definitions={
@@ -91,15 +90,32 @@ def analyze(rungs: Sequence[Rung], *, floor: float | None) -> dict[str, Any]:
       },
     ),
     "ceiling": _ceiling(rungs, samples["ndcg@10"]),
-    "gains": _gains(rungs, samples),
-    "loss_and_metric": _agreement(samples),
+    "gains": _gains(rungs, samples, noise),
+    "loss_and_metric": _agreement(rungs, samples),
     "checklist": checklist(
       law,
       clusters=len(np.unique(runs["trunk"])),
       refits=refits,
-      answers=_answers(rungs[0]),
+      answers=_answers(rungs),
     ),
   }
+
+
+def _require_cells(runs: Mapping[str, np.ndarray]) -> None:
+  sizes = np.unique(runs["params"])
+  if len(sizes) < HELD_OUT + 3:
+    raise DataError(
+      f"{len(sizes)} sizes do not carry a law and {HELD_OUT} sizes held out of"
+      f" it: train at least {HELD_OUT + 3}, or report on the runs of one length"
+    )
+  most = runs["steps"].max()
+  for size in sizes[-HELD_OUT - 1 :]:
+    if not ((runs["params"] == size) & (runs["steps"] == most)).any():
+      raise DataError(
+        f"no run of {size:,.0f} backbone parameters has the longest training,"
+        f" {most:,} steps, at which the largest sizes are to be predicted:"
+        " sweep again"
+      )
 
 
 def _steps(rung: Rung) -> int:
@@ -132,60 +148,69 @@ def _other(
   return np.stack([runs[params], runs[tokens]], axis=1)
 
 
-def _rung(
-  rung: Rung, samples: Mapping[str, Samples], place: int
-) -> dict[str, Any]:
+def _grid(
+  rungs: Sequence[Rung], samples: Mapping[str, Samples]
+) -> list[dict[str, Any]]:
+  cold = _cold(rungs)
+  return [
+    {
+      "name": rung.name,
+      "seeds": [result["seed"] for result in rung.results],
+      "params": rung.first["params"],
+      "width": rung.first["config"]["model"]["width"],
+      "steps": _steps(rung),
+      "tokens": round(rung.mean("tokens")),
+      "epochs": rung.mean("epochs"),
+      "flops": rung.first["flops"]["model"],
+      "validation_nll": float(
+        np.mean([r["validation"]["nll"] for r in rung.results])
+      ),
+      **_measured(samples, place),
+      "cold": {
+        "queries": cold["queries"],
+        **_measured(cold["samples"], place),
+      },
+    }
+    for place, rung in enumerate(rungs)
+  ]
+
+
+def _measured(samples: Mapping[str, Samples], place: int) -> dict[str, Any]:
   return {
-    "name": rung.name,
-    "seeds": [result["seed"] for result in rung.results],
-    "params": rung.first["params"],
-    "width": rung.first["config"]["model"]["width"],
-    "steps": _steps(rung),
-    "tokens": round(rung.mean("tokens")),
-    "epochs": rung.mean("epochs"),
-    "flops": rung.first["flops"]["model"],
-    "validation_nll": float(
-      np.mean([r["validation"]["nll"] for r in rung.results])
-    ),
-    **{
-      key: value
-      for metric, found in samples.items()
-      for key, value in {
-        metric: float(found.value_n[place]),
-        f"{metric}_ci": found.interval_n()[place].tolist(),
-      }.items()
-    },
-    "cold": _cold(rung),
+    key: value
+    for metric, found in samples.items()
+    for key, value in {
+      metric: float(found.value_n[place]),
+      f"{metric}_ci": found.interval_n()[place].tolist(),
+    }.items()
   }
 
 
-def _cold(rung: Rung) -> dict[str, Any]:
-  """Items that training never met."""
-  found = [result["slices"]["item"]["0"] for result in rung.results]
-  if not found[0]["queries"]:
-    return {"queries": 0}
+def _cold(rungs: Sequence[Rung]) -> dict[str, Any]:
+  """Of items that training never met."""
+  asked = rungs[0].ranked[0].train_count == 0
+  if not asked.any():
+    return {"queries": 0, "samples": {}}
+  ranked = [[run.where(asked) for run in rung.ranked] for rung in rungs]
   return {
-    "queries": found[0]["queries"],
-    **{
-      metric: float(np.mean([each[metric] for each in found]))
-      for metric in METRICS
-    },
-    **{f"{metric}_ci": found[0][f"{metric}_ci"] for metric in METRICS},
+    "queries": int(asked.sum()),
+    "samples": {metric: sample(ranked, metric) for metric in METRICS},
   }
 
 
 def _noise(rungs: Sequence[Rung]) -> dict[str, Any]:
-  """What a seed moves: standard deviation of the test NLL, pooled."""
-  groups = [
-    np.array([result["test"]["nll"] for result in rung.results])
-    for rung in rungs
-    if len(rung.results) > 1
-  ]
-  if not groups:
-    return {"rungs": 0, "nll_sd": None}
-  freedom = sum(len(group) - 1 for group in groups)
-  squares = sum(((group - group.mean()) ** 2).sum() for group in groups)
-  return {"rungs": len(groups), "nll_sd": float(np.sqrt(squares / freedom))}
+  """What a seed moves: standard deviation of test metrics, pooled."""
+  several = [rung for rung in rungs if len(rung.results) > 1]
+  found: dict[str, Any] = {"rungs": len(several)}
+  for metric in _GAINED:
+    groups = [
+      np.array([result["test"][metric] for result in rung.results])
+      for rung in several
+    ]
+    freedom = sum(len(group) - 1 for group in groups)
+    squares = sum(((group - group.mean()) ** 2).sum() for group in groups)
+    found[metric] = float(np.sqrt(squares / freedom)) if freedom else None
+  return found
 
 
 def _held_out(
@@ -213,6 +238,8 @@ def _held_out(
       "power": Power(INPUTS),
     }.items()
   }
+  # Resampled by trunks: branches of one share its luck.
+  refits = bootstrap(laws["chinchilla"], cluster=runs["trunk"][seen_r])
   told = []
   for size in largest:
     asked_r = at(size)
@@ -221,26 +248,27 @@ def _held_out(
       name: float(law.predict(x_rk[asked_r]).mean())
       for name, law in laws.items()
     }
-    ends = laws["chinchilla"].predict_interval(x_rk[asked_r], new_run=True)
+    ends = refits.predict_interval(x_rk[asked_r], new_run=True)
     told.append(
       {
         "name": _rung_at(rungs, size, most).name,
         "params": float(size),
         "measured": float(measured),
         "predicted": predicted["chinchilla"],
-        "interval": ends.mean(axis=0).tolist(),
+        "interval": list(known({"": ends.mean(axis=0).tolist()})[""]),
         "straight_line": predicted["power"],
         "drop": float(last - measured),
       }
     )
 
-  def error(each: Mapping[str, float], by: str) -> float:
-    return abs(each[by] - each["measured"]) / abs(each["drop"])
+  def error(each: Mapping[str, float], by: str) -> float | None:
+    if each["drop"] <= 0:  # a larger size is no better: no share of that
+      return None
+    return abs(each[by] - each["measured"]) / each["drop"]
 
   tokens = float(runs["tokens"][runs["steps"] == most].mean())
   size_n = np.geomspace(sizes[0], sizes[-1], _GRID)
   at_nk = np.stack([size_n, np.full_like(size_n, tokens)], axis=1)
-  refits = bootstrap(laws["chinchilla"], cluster=runs["trunk"][seen_r])
   return {
     "held_out": told,
     "held_out_law": laws["chinchilla"].to_dict(),
@@ -314,15 +342,13 @@ def _other_counts(runs: Mapping[str, np.ndarray]) -> dict[str, Any]:
   return {"total": law.to_dict()}
 
 
-def _allocation(
-  law: Fit, rungs: Sequence[Rung], runs: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def _allocation(law: Fit, rungs: Sequence[Rung]) -> dict[str, Any]:
   """The best size of a budget by three approaches; C = 6·N·D."""
   found, notes = [], []
   for attempt in (
     lambda: _envelope(rungs),
-    lambda: _isoflop(runs, "quadratic"),
-    lambda: _isoflop(runs, "akima"),
+    lambda: _isoflop(rungs, "quadratic"),
+    lambda: _isoflop(rungs, "akima"),
     lambda: allocation.parametric(law),
   ):
     try:
@@ -332,52 +358,51 @@ def _allocation(
   return {**allocation.compare(found), "notes": notes}
 
 
+def _by_size(
+  rungs: Sequence[Rung],
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+  """Compute and test NLL along the lengths of each size, seeds averaged."""
+  found: dict[int, list[Rung]] = {}
+  for rung in rungs:
+    found.setdefault(rung.backbone, []).append(rung)
+  return {
+    size: (
+      np.array([6 * size * rung.mean("tokens") for rung in by_length]),
+      np.array([_nll(rung) for rung in by_length]),
+    )
+    for size, unsorted in found.items()
+    for by_length in [sorted(unsorted, key=_steps)]
+    if len(by_length) > 1
+  }
+
+
+def _nll(rung: Rung) -> float:
+  return float(np.mean([result["test"]["nll"] for result in rung.results]))
+
+
 def _envelope(rungs: Sequence[Rung]) -> allocation.Allocation:
   """Over the lengths of each size: each is the end of a run of its own."""
-  of_size: dict[int, list[Rung]] = {}
-  for rung in rungs:
-    of_size.setdefault(rung.backbone, []).append(rung)
-  whole = {
-    size: sorted(found, key=_steps)
-    for size, found in of_size.items()
-    if len(found) > 1
-  }
-  return allocation.envelope(
-    [
-      np.array([6 * size * rung.mean("tokens") for rung in found])
-      for size, found in whole.items()
-    ],
-    [
-      np.array(
-        [np.mean([r["test"]["nll"] for r in rung.results]) for rung in f]
-      )
-      for f in whole.values()
-    ],
-    list(whole),
-  )
+  curves = _by_size(rungs)
+  compute, loss = zip(*curves.values(), strict=True)
+  return allocation.envelope(compute, loss, list(curves))
 
 
-def _isoflop(
-  runs: Mapping[str, np.ndarray], curve: str
-) -> allocation.Allocation:
+def _isoflop(rungs: Sequence[Rung], curve: str) -> allocation.Allocation:
   """At budgets that several sizes span, read off each size's own lengths.
 
   Sizes were not trained to budgets: a size's loss at one is interpolated
   between its lengths, linearly in logs.
   """
-  log_c = np.log(6 * runs["params"] * runs["tokens"])
-  sizes = np.unique(runs["params"])
-  budgets = np.linspace(log_c.min(), log_c.max(), 12)[1:-1]
-  rows = []
-  for size in sizes:
-    of = runs["params"] == size
-    order = np.argsort(log_c[of])
-    at, loss = log_c[of][order], np.log(runs["nll"][of][order])
-    rows += [
-      (np.exp(b), size, float(np.exp(np.interp(b, at, loss))))
-      for b in budgets
-      if at[0] <= b <= at[-1]
-    ]
+  curves = _by_size(rungs)
+  ends = np.log(np.concatenate([compute for compute, _ in curves.values()]))
+  budgets = np.linspace(ends.min(), ends.max(), _BUDGETS + 2)[1:-1]
+  rows = [
+    (np.exp(budget), size, np.exp(np.interp(budget, log_c, np.log(loss))))
+    for size, (compute, loss) in curves.items()
+    for log_c in [np.log(compute)]
+    for budget in budgets
+    if log_c[0] <= budget <= log_c[-1]
+  ]
   compute_n, params_n, loss_n = np.array(rows).T
   return allocation.isoflop(compute_n, params_n, loss_n, curve=curve)
 
@@ -396,7 +421,9 @@ def _ceiling(rungs: Sequence[Rung], samples: Samples) -> dict[str, Any]:
 
 
 def _gains(
-  rungs: Sequence[Rung], samples: Mapping[str, Samples]
+  rungs: Sequence[Rung],
+  samples: Mapping[str, Samples],
+  noise: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
   """Of about ten times the parameters, or the tokens, on the same users."""
   found = []
@@ -417,40 +444,81 @@ def _gains(
             "from": rung.name,
             "to": larger.name,
             **{
-              metric: {
-                "difference": float(
-                  samples[metric].value_n[other]
-                  - samples[metric].value_n[place]
-                ),
-                "interval": samples[metric].difference(other, place).tolist(),
-              }
-              for metric in _OF
+              metric: _gain(
+                samples[metric], other, place, seed_sd=noise[metric]
+              )
+              for metric in _GAINED
             },
           }
         )
   return found
 
 
-def _agreement(samples: Mapping[str, Samples]) -> dict[str, Any]:
-  """Do loss and metric order the rungs alike? 1: a lower loss ranks better."""
-  loss, metric = samples["nll"].value_n, samples["ndcg@10"].value_n
-  drawn = [
-    _correlation(-nll, ndcg)
-    for nll, ndcg in zip(
-      samples["nll"].draw_sn, samples["ndcg@10"].draw_sn, strict=True
-    )
-  ]
-  low, high = np.percentile(drawn, [2.5, 97.5])
-  value = _correlation(-loss, metric)
+def _gain(
+  samples: Samples, rung: int, other: int, *, seed_sd: float | None
+) -> dict[str, Any]:
+  """Of `rung` over `other`, paired by user; and with what a seed moves."""
+  gap = float(samples.value_n[rung] - samples.value_n[other])
+  low, high = samples.difference(rung, other).tolist()
+  with_seeds = None
+  if seed_sd is not None:
+    error = (high - low) / (2 * _NORMAL_95)
+    reach = _NORMAL_95 * float(np.sqrt(error**2 + 2 * seed_sd**2))
+    with_seeds = [gap - reach, gap + reach]
   return {
-    "rank_correlation": value,
-    "interval": [float(low), float(high)],
-    "agree_in_sign": bool(value > 0),
+    "difference": gap,
+    "interval": [low, high],
+    "interval_with_seeds": with_seeds,
   }
 
 
-def _correlation(left: np.ndarray, right: np.ndarray) -> float:
-  return float(np.asarray(scipy.stats.spearmanr(left, right))[0])
+def _agreement(
+  rungs: Sequence[Rung], samples: Mapping[str, Samples]
+) -> dict[str, Any]:
+  """Do loss and metric order the rungs alike? 1: a lower loss ranks better.
+
+  Over the sizes of each length, and over the lengths of each size, then the
+  mean: pooled, a strong order of one axis would hide what the other says.
+  """
+  axes = {
+    "over_sizes": [_steps(rung) for rung in rungs],
+    "over_lengths": [rung.backbone for rung in rungs],
+  }
+  return {name: _ordered(samples, groups) for name, groups in axes.items()}
+
+
+def _ordered(
+  samples: Mapping[str, Samples], groups: Sequence[int]
+) -> dict[str, Any]:
+  label = np.array(groups)
+  parts = [
+    np.flatnonzero(label == group)
+    for group in np.unique(label)
+    if (label == group).sum() > 2
+  ]
+  if not parts:
+    return {"rank_correlation": None, "interval": None, "agree_in_sign": None}
+
+  def mean(nll_sn: np.ndarray, ndcg_sn: np.ndarray) -> np.ndarray:
+    found = [_spearman(-nll_sn[:, p], ndcg_sn[:, p]) for p in parts]
+    return np.mean(found, axis=0)
+
+  nll, ndcg = samples["nll"], samples["ndcg@10"]
+  value = float(mean(nll.value_n[None], ndcg.value_n[None])[0])
+  low, high = np.percentile(mean(nll.draw_sn, ndcg.draw_sn), [2.5, 97.5])
+  return {
+    "rank_correlation": value,
+    "interval": [float(low), float(high)],
+    "agree_in_sign": value > 0,
+  }
+
+
+def _spearman(left_sn: np.ndarray, right_sn: np.ndarray) -> np.ndarray:
+  """Rank correlation of each row, [s]; 0 where one says nothing."""
+  ranks = [scipy.stats.rankdata(x, axis=1) for x in (left_sn, right_sn)]
+  left, right = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
+  size_s = np.sqrt((left**2).sum(1) * (right**2).sum(1))
+  return (left * right).sum(1) / np.where(size_s > 0, size_s, 1.0)
 
 
 def _profile(law: Fit, name: str) -> list[float | None] | None:
@@ -462,25 +530,30 @@ def _profile(law: Fit, name: str) -> list[float | None] | None:
   return known({"": (found.low, found.high)})[""]
 
 
-def _answers(rung: Rung) -> dict[str, str]:
+def _answers(rungs: Sequence[Rung]) -> dict[str, str]:
   """To the questions of the checklist that runs can answer."""
-  config, result = rung.first["config"], rung.first
+  results = [result for rung in rungs for result in rung.results]
+  config, result = results[0]["config"], results[0]
   model, optim, data = config["model"], config["optim"], config["data"]
+  epochs = [result["epochs"] for result in results]
+  trunks = len({result["trunk"] for result in results})
   return {
     "How are parameters, tokens and FLOPs counted; are item tables in?": (
-      "parameters are the backbone's, without item tables, embedders and heads"
+      "Parameters are the backbone's, without item tables, embedders and heads"
       " (the same law over all of them is beside it); tokens are targets that"
       " were trained on, padding left out; compute is 6·N·D, and the model's"
       " exact FLOPs are in the records."
     ),
     "Is any data repeated, within a run or between runs?": (
-      "runs of one width and seed share a trunk and are one cluster; epochs are"
-      f" a column (here {result['epochs']:.2f} in the first run)."
+      f"Runs saw {min(epochs):.2f} to {max(epochs):.2f} epochs; all see the"
+      f" same log in the same order, and the {len(results)} runs share"
+      f" {trunks} trunks, which are resampled whole."
     ),
     "How were learning rate, batch size and schedule chosen at each size?": (
-      f"learning rate {optim['learning_rate']:g} by {model['scale']['type']},"
-      f" {data['rows']} rows of {data['window']} positions in a batch,"
-      f" {optim['schedule']['type']}, at every size."
+      f"Learning rates {_span(results, 'optim', 'learning_rate')} by"
+      f" {model['scale']['type']}, {_span(results, 'data', 'rows')} rows of"
+      f" {_span(results, 'data', 'window')} positions in a batch,"
+      f" {optim['schedule']['type']}."
     ),
     "On which data, split and catalog is y measured?": (
       f"{data['source']['type']}, {data['split']['type']}, full softmax over"
@@ -488,3 +561,10 @@ def _answers(rung: Rung) -> dict[str, str]:
       " targets of each user in the test part."
     ),
   }
+
+
+def _span(results: Sequence[Mapping[str, Any]], part: str, name: str) -> str:
+  """`4`, or `0.001 to 0.004`."""
+  values = [result["config"][part][name] for result in results]
+  low, high = min(values), max(values)
+  return f"{low:g}" if low == high else f"{low:g} to {high:g}"

@@ -191,19 +191,23 @@ def _of_losses(content: Mapping[str, Any]) -> tuple[str, str]:
   exponents = ", ".join(
     f"{name} = {law['parameters'][name]:.2f}" for name in ("alpha", "beta")
   )
-  told = f"Test NLL falls with size and with data: {exponents}."
+  told = f"Test NLL over size and data: {exponents}."
+  if not law["good"]:
+    told += " The fit is not to be relied on."
   return "Parameters × data", told
 
 
 def _of_improvement(content: Mapping[str, Any]) -> tuple[str, str]:
-  errors = " and ".join(
-    f"{100 * error:.0f} %" for error in content["holdout_error_over_drop"]
-  )
+  errors = content["holdout_error_over_drop"]
   names = " and ".join(each["name"] for each in content["held_out"])
-  return (
-    "Are the largest rungs predicted?",
-    f"{names}: off by {errors} of their drop from the last rung seen.",
-  )
+  if None in errors:
+    told = f"{names} are no better than the last rung seen."
+  else:
+    shares = " and ".join(f"{100 * error:.0f} %" for error in errors)
+    told = f"{names}: off by {shares} of their drop from the last rung seen."
+  if not content["held_out_law"]["good"]:
+    told += " The fit is not to be relied on."
+  return "Are the largest rungs predicted?", told
 
 
 def _title(figure, axis, title: str, told: str) -> None:

@@ -13,17 +13,26 @@ _OPTIONAL = ("flops_xla",)
 _Row = dict[str, Any]
 
 
-def problems(runs: pa.Table, evals: pa.Table) -> list[str]:
-  """Of `records.RUNS` and `records.EVALS`, one sentence each."""
+def problems(
+  runs: pa.Table, evals: pa.Table, *, together: bool = True
+) -> list[str]:
+  """Of `records.RUNS` and `records.EVALS`, one sentence each.
+
+  Args:
+    runs: a row a run.
+    evals: a row a value.
+    together: the runs of an experiment are to be put side by side, so they must
+      have answered the same queries of the same data.
+  """
   rows = runs.to_pylist()
   # Counts of what is not done are not known yet, and no analysis uses them.
   done = [row for row in rows if row["state"] == "done"]
   return [
     *_identities(rows),
     *(problem for row in done for problem in _counts(row)),
-    *_mixtures(done),
+    *(_mixtures(done) if together else ()),
     *_evals(evals.to_pylist(), {row["run_id"] for row in rows}),
-    *_evaluation_sets(evals.to_pylist(), done),
+    *_evaluation_sets(evals.to_pylist(), done, together=together),
   ]
 
 
@@ -91,28 +100,37 @@ def _evals(rows: list[_Row], known: set[str]) -> Iterator[str]:
       yield f"{place}: the interval [{low}, {high}] is reversed"
 
 
-def _evaluation_sets(rows: list[_Row], done: list[_Row]) -> Iterator[str]:
+def _evaluation_sets(
+  rows: list[_Row], done: list[_Row], *, together: bool
+) -> Iterator[str]:
   """Values that a fit puts side by side must answer the same queries."""
-  experiment = {row["run_id"]: row["experiment"] for row in done}
-  sets: dict[tuple[str, str, str], set[tuple[Any, ...]]] = {}
-  negatives: dict[str, set[Any]] = {}
+  of_run = {
+    row["run_id"]: (row["experiment"], "" if together else row["data_checksum"])
+    for row in done
+  }
+  sets: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
+  negatives: dict[tuple[str, str], set[Any]] = {}
   for row in rows:
-    if row["run_id"] not in experiment:
+    if row["run_id"] not in of_run:
       continue
-    of = experiment[row["run_id"]]
+    of = of_run[row["run_id"]]
     asked = row["targets"], row["queries"]
-    sets.setdefault((of, row["split"], row["slice"]), set()).add(asked)
+    part = row["split"], row["slice"]
+    # Of one data set, the first targets and all of them are two questions.
+    place = (*of, *part, "" if together else row["targets"])
+    sets.setdefault(place, set()).add(asked)
     negatives.setdefault(of, set()).add(row["negatives"])
-  for (of, split, part), found in sets.items():
+  for (experiment, _, split, part, _), found in sets.items():
     if len(found) > 1:
       shown = ", ".join(f"{t} ({q})" for t, q in sorted(found, key=str))
       yield (
-        f"the runs of {of} answered different {split} queries ({part}): {shown}"
+        f"the runs of {experiment} answered different {split} queries"
+        f" ({part}): {shown}"
       )
-  for of, found in negatives.items():
+  for (experiment, _), found in negatives.items():
     if len(found) > 1:
       yield (
-        f"the nll of {of} are over different numbers of negatives:"
+        f"the nll of {experiment} are over different numbers of negatives:"
         f" {', '.join(sorted(map(str, found)))}"
       )
 

@@ -78,7 +78,7 @@ def stable(**changes) -> Experiment:
 
 def test_under_mup_width_and_heads_are_all_that_differs():
   base = stable()
-  for made in ladder(base, WIDTHS[1:]).values():
+  for made in ladder(base, (16, 32, 96)).values():
     same = {"model.width": 32, "model.heads": base.model.heads}
     assert override(made, same) == base
   assert rung(base, 128).model.heads == 8
@@ -154,3 +154,18 @@ def test_the_critical_batch_grows_with_the_tokens_to_the_power_047():
   assert critical_rows(16, tokens=10**6, at_tokens=10**6) == 16
   assert critical_rows(16, tokens=10**6, at_tokens=10**8) == 139
   assert critical_rows(16, tokens=10**6, at_tokens=10**4) == 1
+
+
+def test_a_grid_of_contexts_says_them_in_its_names():
+  made = grid(
+    stable(), widths=(16,), tokens=(10**6,), windows=(64, 512), seeds=1
+  )
+  assert {name: e.data.window for name, e in made.items()} == {
+    "d16-w64-1m-s0": 64,
+    "d16-w512-1m-s0": 512,
+  }
+
+
+def test_under_mup_a_width_that_would_change_the_heads_is_refused():
+  with pytest.raises(ConfigError, match="multiple of 16"):
+    rung(stable(), 24)

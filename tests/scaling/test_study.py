@@ -19,12 +19,13 @@ from fmjax.eval.slices import slices
 from fmjax.scaling import records, study, study_figure
 from fmjax.scaling.ladder import grid
 from fmjax.scaling.rungs import Rung
+from fmjax.scaling.uncertainty import Samples
 
 WIDTHS = (16, 32, 48, 64, 96, 128)
 TOKENS = (100_000, 300_000, 1_000_000, 3_000_000)
 LAW = {"E": 3.0, "A": 40.0, "B": 90.0, "alpha": 0.5, "beta": 0.4}
 FLOOR, NOISE = 2.8, 2e-4
-USERS, QUERIES = 150, 4
+USERS, QUERIES = 60, 3
 
 
 def size_of(width: int) -> int:
@@ -165,14 +166,17 @@ def test_the_largest_sizes_are_predicted_from_the_others(rungs, content):
 
 def test_what_a_seed_moves_is_told_and_its_runs_are_one_cluster(content):
   assert content["noise"]["rungs"] == len(WIDTHS) * len(TOKENS)
-  assert content["noise"]["nll_sd"] == pytest.approx(4 * NOISE, rel=0.4)
+  assert content["noise"]["nll"] == pytest.approx(4 * NOISE, rel=0.4)
   assert content["law"]["bootstrap"]["clusters"] == len(WIDTHS) * 2
 
 
 def test_approaches_stand_side_by_side(content):
-  told = [each["approach"] for each in content["allocation"]["approaches"]]
-  assert [each[:1] for each in told] == ["1", "2", "2", "3"]
-  best = content["allocation"]["approaches"][-1]["params_exponent"]
+  found = content["allocation"]
+  told = [each["approach"][:1] for each in found["approaches"]]
+  assert len(told) + len(found["notes"]) == 4
+  assert told[-1] == "3"
+  assert "2" in told
+  best = found["approaches"][-1]["params_exponent"]
   right = LAW["beta"] / (LAW["alpha"] + LAW["beta"])
   assert best == pytest.approx(right, abs=0.02)
 
@@ -190,12 +194,36 @@ def test_ten_times_the_data_and_the_parameters_are_compared_on_users(content):
       low, high = gain[metric]["interval"]
       assert low <= gain[metric]["difference"] <= high
       assert sign * gain[metric]["difference"] > 0
-  assert content["loss_and_metric"]["agree_in_sign"]
-  assert content["loss_and_metric"]["rank_correlation"] > 0.95
+      wide_low, wide_high = gain[metric]["interval_with_seeds"]
+      assert wide_high - wide_low > high - low
+
+
+def test_loss_and_metric_are_compared_along_each_axis(content):
+  for axis in ("over_sizes", "over_lengths"):
+    assert content["loss_and_metric"][axis]["agree_in_sign"]
+    assert content["loss_and_metric"][axis]["rank_correlation"] > 0.95
+
+
+def test_a_metric_that_falls_with_size_is_not_hidden_by_the_lengths():
+  # Along the sizes the lower loss ranks worse, along the lengths better.
+  value_n = np.array([6 - j + 0.05 * i for i in range(5) for j in range(3)])
+  ndcg_n = np.array(
+    [0.1 + 0.05 * j + 0.002 * i for i in range(5) for j in range(3)]
+  )
+  samples = {
+    name: Samples(metric=name, value_n=v, draw_sn=np.tile(v, (4, 1)))
+    for name, v in {"nll": value_n, "ndcg@10": ndcg_n}.items()
+  }
+  sizes = [i for i in range(5) for _ in range(3)]
+  lengths = [j for _ in range(5) for j in range(3)]
+  assert study._ordered(samples, lengths)["rank_correlation"] == pytest.approx(
+    -1
+  )
+  assert study._ordered(samples, sizes)["rank_correlation"] == pytest.approx(1)
 
 
 def test_a_loss_that_rises_again_is_predicted_badly_and_said_to_be():
-  bent = study.analyze(make_rungs(bend=0.15), floor=None)
+  bent = study.analyze(make_rungs(bend=0.05), floor=None)
   assert max(bent["holdout_error_over_drop"]) > 0.25
   assert bent["known_floor"] is None
 
@@ -204,6 +232,20 @@ def test_too_few_sizes_are_refused_with_their_number():
   few = make_rungs(widths=(16, 32, 64, 96))
   with pytest.raises(DataError, match="4 sizes do not carry"):
     study.analyze(few, floor=None)
+
+
+def test_a_missing_run_at_the_longest_training_is_named(rungs):
+  longest = study.longest(rungs)
+  for gone in longest[-3:]:
+    left = [rung for rung in rungs if rung is not gone]
+    with pytest.raises(DataError, match=f"{gone.backbone:,} backbone"):
+      study.analyze(left, floor=None)
+
+
+def test_where_a_larger_size_is_worse_there_is_no_share_of_its_drop():
+  worse = study.analyze(make_rungs(bend=1.0), floor=None)
+  assert worse["holdout_error_over_drop"] == [None, None]
+  assert all(each["drop"] < 0 for each in worse["held_out"])
 
 
 def test_the_content_is_json_and_draws_the_same_bytes_twice(content, tmp_path):
