@@ -46,6 +46,7 @@ figures: $(VENV)/installed-dev ## Draw figures and README tables from the commit
 	$(BIN)/python -m analysis.plots
 	$(BIN)/python -m analysis.baselines
 	$(BIN)/python -m analysis.ablations
+	$(BIN)/python -m analysis.published
 	$(BIN)/python -m analysis.execute
 	$(BIN)/python -m analysis.readme
 
