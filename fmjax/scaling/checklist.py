@@ -112,12 +112,12 @@ def _answered(law: Fit, clusters: int | None) -> Sequence[tuple[str, str]]:
 def _sureness(law: Fit, refits: Refits | None) -> str:
   how = (
     f"{len(refits.theta_si)} bootstrap draws of {refits.clusters} clusters"
-    if refits is not None and len(refits.theta_si)
+    if refits is not None and refits.enough
     else "covariance at the optimum"
   )
   ends = (
     refits.intervals()
-    if refits is not None and len(refits.theta_si)
+    if refits is not None and refits.enough
     else law.intervals
   )
   shown = ", ".join(

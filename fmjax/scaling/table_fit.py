@@ -121,7 +121,7 @@ def _predictions(
     "interval": law.predict_interval(x_nk, new_run=True),
     "law_interval": law.predict_interval(x_nk),
   }
-  if refits is not None and len(refits.theta_si):
+  if refits is not None:
     facts["bootstrap_interval"] = refits.predict_interval(x_nk, new_run=True)
   return [
     {

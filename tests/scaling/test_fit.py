@@ -1,6 +1,7 @@
 import json
 import math
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -199,6 +200,18 @@ def test_predictions_come_with_intervals_that_widen_beyond_the_points():
   near, far = result.predict_interval(np.array([3e4, 1e9]))
   assert near[0] < result.predict(np.array([3e4]))[0] < near[1]
   assert far[1] - far[0] > 2 * (near[1] - near[0])
+
+
+def test_a_long_table_needs_no_more_memory_than_its_starts_in_turn():
+  x = np.geomspace(1e3, 1e7, 20_000)
+  y = law(x, noise=0.01)
+  tracemalloc.start()
+  result = fit.fit(x, y, form=FALLING, starts=30)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert result.good
+  # A start needs about 200 bytes a row; all at once they took 6,000.
+  assert peak < 2_000 * len(x)
 
 
 def test_a_fit_of_many_points_from_many_starts_takes_seconds_at_most():

@@ -202,10 +202,68 @@ def test_a_surface_whose_inputs_do_not_vary_apart_is_refused(
 def test_two_sizes_are_not_enough_for_a_surface_and_that_is_said(tmp_path):
   columns = surface(noise=0.005)
   columns["n"] = np.where(columns["n"] < 3e8, 1e8, 1e9)
-  result = fit_table(table(tmp_path, columns), "chinchilla", SURFACE)
-  assert not result["good"]
-  assert {"A", "alpha"} <= {*result["not_identified"]} or result["at_bound"]
-  assert result["warnings"]
+  path = table(tmp_path, columns)
+  with pytest.raises(DataError, match="n has 2 distinct values .* at least 3"):
+    fit_table(path, "chinchilla", SURFACE)
+  # With one exponent for both, the tokens tell it.
+  assert fit_table(path, "over_training", SURFACE)["parameters"]["eta"] > 0
+
+
+def test_one_corpus_seen_for_more_or_fewer_epochs_is_fitted(tmp_path):
+  truth = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.35, "beta": 0.35}
+  truth |= {"R_D": 15.4, "R_N": 5.3}
+  n, d = np.meshgrid(np.geomspace(1e7, 1e10, 9), np.geomspace(1e8, 1e12, 9))
+  n, d = n.ravel(), d.ravel()
+  unique = np.full(len(n), 1e9)
+  law_type = forms.form(
+    "data_constrained", inputs=("params", "tokens", "unique")
+  )
+  y = evaluate(law_type, truth, np.stack([n, d, unique], axis=1))
+  columns = {"n": n, "d": d, "u": unique, "nll": y}
+  result = fit_table(
+    table(tmp_path, columns), "data_constrained", {**SURFACE, "unique": "u"}
+  )
+  assert result["good"]
+  assert result["parameters"] == pytest.approx(truth, rel=1e-4)
+  columns["u"] = d / 4
+  with pytest.raises(DataError, match="d and u are proportional"):
+    fit_table(
+      table(tmp_path, columns), "data_constrained", {**SURFACE, "unique": "u"}
+    )
+
+
+def test_a_power_law_has_up_to_four_inputs(tmp_path):
+  generator = np.random.default_rng(0)
+  roles = {role: role for role in forms.INPUTS}
+  columns = {role: generator.uniform(1, 1e3, 30) for role in roles}
+  columns["nll"] = 9 * np.prod([columns[role] ** -0.1 for role in roles], 0)
+  path = table(tmp_path, columns)
+  result = fit_table(path, "power", {"loss": "nll", **roles})
+  truth = dict.fromkeys(("alpha", "beta", "gamma", "delta"), 0.1)
+  assert result["parameters"] == pytest.approx({"A": 9.0, **truth})
+
+
+@pytest.mark.parametrize(
+  "form,rows,draws", [("broken_power_2", 9, 20), ("power_offset", 3, 2)]
+)
+def test_a_bootstrap_with_too_few_draws_left_has_no_intervals(
+  tmp_path, form, rows, draws
+):
+  x = X[:rows]
+  path = table(tmp_path, {"n": x, "nll": law(x)})
+  result = fit_table(path, form, ROLES, draws=draws)
+  resampled = result["bootstrap"]
+  assert resampled["draws"] + resampled["dropped"] == draws
+  assert set(resampled["standard_errors"].values()) == {None}
+  assert resampled["intervals"]["c0" if "broken" in form else "E"] == [
+    None,
+    None,
+  ]
+  left = f"{resampled['draws']} draws are left, too few for intervals"
+  assert any(left in warning for warning in resampled["warnings"])
+  assert {p["bootstrap_interval"][0] for p in result["predictions"]} == {None}
+  assert any("covariance at" in line for line in result["checklist"])
+  json.dumps(result, allow_nan=False)
 
 
 def test_four_rows_of_a_surface_are_refused(tmp_path):
