@@ -156,6 +156,28 @@ def test_a_floor_that_is_not_there_is_not_reported():
   assert "E" in result.vague or result.at_bound
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_the_exponent_of_an_input_that_hardly_varies_is_never_good(noise):
+  n, d = np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1.0233e9, 4))
+  x = np.stack([n.ravel(), d.ravel()], axis=1)
+  draw = np.random.default_rng(0).normal(size=len(x))
+  y = 5 * x[:, 0] ** -0.1 * np.exp(noise * draw)
+  result = fit.fit(x, y, form=Power(("params", "tokens")))
+  assert not result.good
+  assert any("tokens spans 0.01 decades" in w for w in result.warnings)
+  # Without noise beta is known to every digit, of these runs alone.
+  assert result.vague == (("beta",) if noise else ())
+
+
+def test_an_exponent_near_zero_is_identified_by_a_narrow_interval():
+  noise = np.random.default_rng(0).normal(size=len(X))
+  result = fit.fit(X, 3 * np.exp(0.005 * noise), form=LINE)
+  assert abs(result.parameters["alpha"]) < 0.01
+  assert result.vague == ()
+  wild = fit.fit(X, 3 * np.exp(2 * noise), form=LINE)
+  assert "alpha" in wild.vague
+
+
 @pytest.mark.parametrize(
   "y",
   [
