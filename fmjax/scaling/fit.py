@@ -26,9 +26,9 @@ STARTS = 200
 _AGREE = 1e-6  # of the objective's scale: starts that found the same optimum
 _VAGUE = np.log(5.0)  # half an interval, in logs: known to a factor 5 only
 # Half an interval of an exponent that may have either sign, for which a factor
-# means nothing where it is near zero: a decade of x then moves y by a factor of
-# 1.8 up or down, no less than the laws of recommenders promise of it.
-_LOOSE = 0.25
+# means nothing where it is near zero: a decade of x then moves y by a quarter
+# up or down, as much as the laws of recommenders promise of it.
+_LOOSE = 0.1
 # Singular values of the Jacobian, relative to the largest: below, the points
 # say nothing of a direction. Noise-free data make no error of it, only this.
 _BLIND = 1e-7

@@ -156,7 +156,7 @@ def test_a_floor_that_is_not_there_is_not_reported():
   assert "E" in result.vague or result.at_bound
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize("noise", [0.0, 0.005])
 def test_the_exponent_of_an_input_that_hardly_varies_is_never_good(noise):
   n, d = np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1.0233e9, 4))
   x = np.stack([n.ravel(), d.ravel()], axis=1)
@@ -166,7 +166,7 @@ def test_the_exponent_of_an_input_that_hardly_varies_is_never_good(noise):
   assert not result.good
   assert any("tokens spans 0.01 decades" in w for w in result.warnings)
   # Without noise beta is known to every digit, of these runs alone.
-  assert result.vague == (("beta",) if noise else ())
+  assert ("beta" in result.vague) == (noise > 0)
 
 
 def test_an_exponent_near_zero_is_identified_by_a_narrow_interval():
