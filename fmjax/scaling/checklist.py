@@ -107,10 +107,14 @@ def _answered(law: Fit, clusters: int | None) -> Sequence[tuple[str, str]]:
     (
       "How well does it fit, and predict?",
       f"{law.unexplained:.1%} of the spread of log {data.y_name} is left"
-      f" unexplained, noise {law.noise:.2%}; what it predicts beyond the points"
-      " is told by leaving the largest out.",
+      f" unexplained, noise {_share(law.noise)}; what it predicts beyond the"
+      " points is told by leaving the largest out.",
     ),
   )
+
+
+def _share(noise: float) -> str:
+  return f"{noise:.2%}" if np.isfinite(noise) else "unknown"
 
 
 def _minimized(law: Fit) -> str:
