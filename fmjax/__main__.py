@@ -385,9 +385,12 @@ class Fit:
     fmjax fit runs.parquet --form chinchilla --bootstrap 1000 \
       --columns loss=nll,params=n,tokens=d,cluster=trunk \
       --predict params=1e9,tokens=2e10 --where dataset=globo
+    fmjax fit runs.parquet --form chinchilla --fitter varpro --hold-out 2 \
+      --columns loss=nll,params=n,tokens=d
 
   The JSON object holds the parameters with standard errors and intervals, facts
-  on convergence, predictions, and a checklist.
+  on convergence, predictions, and a checklist; of chinchilla also "allocation",
+  how the best N and D grow with compute.
   """
 
   table: Annotated[Positional[pathlib.Path], arg(metavar="TABLE")]
@@ -408,6 +411,12 @@ class Fit:
   """Refits to resampled points or clusters."""
   sensitivity: bool = False
   """Also fit under other choices: delta, outliers, loss space."""
+  hold_out: Annotated[int, arg(metavar="K")] = 0
+  """Without the K largest sizes (of compute, or of the first input), how well
+  does the law predict them, beside the straight line and the parabola?"""
+  fitter: str = "huber"
+  """huber, or varpro: squares of relative residuals by variable projection, for
+  power_offset of a loss, chinchilla and over_training."""
 
   def run(self, terminal: Terminal) -> dict[str, Any]:
     from fmjax.cli import fitting
@@ -422,6 +431,8 @@ class Fit:
       where=self.where,
       draws=self.bootstrap,
       vary=self.sensitivity,
+      hold_out=self.hold_out,
+      fitter=self.fitter,
     )
 
 

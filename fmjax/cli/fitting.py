@@ -23,6 +23,8 @@ def fit(
   where: Sequence[str],
   draws: int,
   vary: bool,
+  hold_out: int,
+  fitter: str,
 ) -> dict[str, Any]:
   """Fits, shows, and returns what `fit_table` does."""
   points = [
@@ -41,6 +43,8 @@ def fit(
     where=_where(where),
     draws=draws,
     vary=vary,
+    hold_out=hold_out,
+    fitter=fitter,
   )
   _show(law, terminal)
   return law
@@ -79,10 +83,16 @@ def _show(law: Mapping[str, Any], terminal: Terminal) -> None:
       for name, value in law["parameters"].items()
     ],
   )
+  if "allocation" in law:
+    best = law["allocation"]
+    terminal.show(
+      f"Lowest at a budget of C FLOPs: N ~ C^{best['params_exponent']:.3f},"
+      f" D ~ C^{best['tokens_exponent']:.3f}"
+    )
   noise = "unknown" if law["noise"] is None else f"{law['noise']:.2%}"
   terminal.show(
     f"{law['points']} points, noise {noise}, objective {law['objective']:.6g}"
-    f" (delta {law['delta']:g}); {law['agreement']:.0%} of {law['starts']}"
+    f" ({_fitter(law)}); {law['agreement']:.0%} of {law['starts']}"
     f" starts agree, gradient {law['gradient_norm']:.1e}"
   )
   _show_predictions(law, terminal)
@@ -96,6 +106,8 @@ def _show(law: Mapping[str, Any], terminal: Terminal) -> None:
         for row in law["sensitivity"]
       ],
     )
+  if "hold_out" in law:
+    _show_held_out(law["hold_out"], terminal)
   for line in law["checklist"]:
     terminal.show(line)
   told = [*law["warnings"], *law.get("bootstrap", {}).get("warnings", [])]
@@ -103,6 +115,24 @@ def _show(law: Mapping[str, Any], terminal: Terminal) -> None:
     terminal.show(f"warning: {warning}")
   terminal.show(
     "The fit is good." if law["good"] else "The fit is not to be relied on."
+  )
+
+
+def _fitter(law: Mapping[str, Any]) -> str:
+  if law["fitter"] == "varpro":
+    return "variable projection"
+  return f"delta {law['delta']:g}"
+
+
+def _show_held_out(
+  rows: Sequence[Mapping[str, Any]], terminal: Terminal
+) -> None:
+  terminal.show(
+    f"Without the largest points, by {rows[0]['largest']}, and asked for them:"
+  )
+  terminal.table(
+    ["form", "error in logs", "good", "refused"],
+    [[row["form"], row["error"], row["good"], row["refused"]] for row in rows],
   )
 
 

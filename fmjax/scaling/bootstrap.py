@@ -13,12 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from fmjax.scaling.descent import descend
-from fmjax.scaling.law import LEVEL, Fit, natural_values
+from fmjax.data import schema
+from fmjax.scaling.descent import AT_ONCE, descend
+from fmjax.scaling.law import LEVEL, Fit, known, natural_values
+from fmjax.scaling.points import check_points
 
 DRAWS = 1_000
 _FEW = 10  # clusters: percentiles of fewer are no intervals
-_AT_ONCE = 125  # draws refitted together: their arrays stay in the cache
+_LEAST_DRAWS = 20  # with fewer no draw lies beyond 5 % of them
+_MANY_DROPPED = 0.1  # share of draws: the rest are no sample of all
+# Singular values of the Jacobian, relative to the largest: smaller ones are
+# rounding, and show no direction.
+_ROUNDING = 1e-10
 _NUDGES = 2  # starts of a draw beside the law itself
 _NUDGE = 0.5  # of an internal parameter
 
@@ -32,7 +38,8 @@ class Refits:
     theta_si: internal parameters of each refit.
     weight_sn: how often each point was drawn.
     clusters: number of them.
-    dropped: draws with too few distinct points for the form.
+    dropped: draws that could not be fitted: too few distinct points, or values
+      of an input, or too few to show all parameters that all points show.
   """
 
   law: Fit
@@ -40,6 +47,11 @@ class Refits:
   weight_sn: np.ndarray
   clusters: int
   dropped: int
+
+  @property
+  def enough(self) -> bool:
+    """Draws for intervals; without, all that they would tell is NaN."""
+    return len(self.theta_si) >= _LEAST_DRAWS
 
   def parameters(self) -> dict[str, np.ndarray]:
     """Of each draw, [s]."""
@@ -57,12 +69,16 @@ class Refits:
 
   def intervals(self, level: float = LEVEL) -> dict[str, tuple[float, float]]:
     """Percentiles of the refits."""
+    if not self.enough:
+      return dict.fromkeys(self.law.form.parameters, (np.nan, np.nan))
     return {
       name: tuple(_percentiles(value_s[:, None], level)[0].tolist())
       for name, value_s in self.parameters().items()
     }
 
   def standard_errors(self) -> dict[str, float]:
+    if not self.enough:
+      return dict.fromkeys(self.law.form.parameters, np.nan)
     return {
       name: float(value_s.std(ddof=1))
       for name, value_s in self.parameters().items()
@@ -77,7 +93,10 @@ class Refits:
     seed: int = 0,
   ) -> np.ndarray:
     """Interval of the law, or of one new run at x (its noise added), [n, 2]."""
-    log_y_sn = self.law.form.log_y(self.theta_si, self.law.logs(x))
+    log_x_nk = self.law.logs(x)
+    if not self.enough:
+      return np.full((len(log_x_nk), 2), np.nan)
+    log_y_sn = self.law.form.log_y(self.theta_si, log_x_nk)
     if new_run:
       residual_n = self.law.residuals()
       # A fit has made its residuals small.
@@ -95,20 +114,28 @@ class Refits:
         f"{self.clusters} clusters are too few for a bootstrap: its intervals"
         " are too narrow"
       )
-    if self.dropped:
+    draws = self.dropped + len(self.theta_si)
+    if self.dropped > _MANY_DROPPED * draws:
       facts.append(
-        f"{self.dropped} of {self.dropped + len(self.theta_si)} draws held too"
-        " few distinct points and are left out"
+        f"{self.dropped} of {draws} draws held too few distinct points for"
+        f" {self.law.form.name} and are left out: the intervals are those of"
+        " the luckier draws"
+      )
+    if not self.enough:
+      facts.append(
+        f"{len(self.theta_si)} draws are left, too few for intervals, which"
+        f" need {_LEAST_DRAWS}"
       )
     return facts
 
   def to_dict(self) -> dict[str, Any]:
     return {
       "draws": len(self.theta_si),
+      "dropped": self.dropped,
       "clusters": self.clusters,
       "level": LEVEL,
-      "standard_errors": self.standard_errors(),
-      "intervals": {name: list(e) for name, e in self.intervals().items()},
+      "standard_errors": known(self.standard_errors()),
+      "intervals": known(self.intervals()),
       "warnings": self.warnings,
     }
 
@@ -137,16 +164,15 @@ def bootstrap(
     clusters, np.full(clusters, 1 / clusters), size=draws
   )
   weight_sn = count_sg[:, group_n].astype(float)
-  _, point_n = np.unique(data.u_nk, axis=0, return_inverse=True)
-  distinct_s = np.array([len(np.unique(point_n[row > 0])) for row in weight_sn])
-  weight_sn = weight_sn[distinct_s >= len(law.theta_i)]
+  weight_sn = weight_sn[_carried(law, weight_sn > 0)]
   # The law itself is near; a draw whose best law lies elsewhere is found from
   # one of its neighbors.
   nudge_si = generator.normal(size=(_NUDGES, len(law.theta_i))) * _NUDGE
   start_si = law.theta_i + np.concatenate([0 * nudge_si[:1], nudge_si])
+  at_once = max(AT_ONCE // (len(start_si) * len(data)), 1)
   parts = [
-    _refit(law, start_si, weight_sn[first : first + _AT_ONCE])
-    for first in range(0, len(weight_sn), _AT_ONCE)
+    _refit(law, start_si, weight_sn[first : first + at_once])
+    for first in range(0, len(weight_sn), at_once)
   ]
   return Refits(
     law=law,
@@ -155,6 +181,32 @@ def bootstrap(
     clusters=clusters,
     dropped=draws - len(weight_sn),
   )
+
+
+def _carried(law: Fit, drawn_sn: np.ndarray) -> np.ndarray:
+  """Which draws can be fitted, [s]: those that a fit would not refuse.
+
+  Nor may they show fewer parameters than all points do: with two values of each
+  input, four points hold no four parameters of a sum of two terms.
+  """
+  data = law.data
+  jacobian_ni = law.form.jacobian(law.theta_i[None], data.u_nk)[0]
+  size_i = np.linalg.norm(jacobian_ni, axis=0)
+  scaled_ni = jacobian_ni / np.where(size_i > 0, size_i, 1.0)
+  shown = np.linalg.matrix_rank(scaled_ni, rtol=_ROUNDING)
+
+  def carried(drawn_n):
+    points = dataclasses.replace(
+      data, u_nk=data.u_nk[drawn_n], z_n=data.z_n[drawn_n]
+    )
+    try:
+      check_points(points, form=law.form)
+    except schema.DataError:
+      return False
+    rank = np.linalg.matrix_rank(scaled_ni[drawn_n], rtol=_ROUNDING)
+    return bool(rank >= shown)
+
+  return np.array([carried(drawn_n) for drawn_n in drawn_sn], bool)
 
 
 def _refit(law: Fit, start_si, weight_sn) -> np.ndarray:

@@ -49,6 +49,10 @@ class BrokenPower:
   def positive(self) -> tuple[bool, ...]:
     return (True, True, False) + (False, True, True) * self.breaks
 
+  @property
+  def least_values(self) -> tuple[int, ...]:
+    return (len(self.parameters),)
+
   def shift(self, log_x_nk):
     return log_x_nk.mean(0)
 

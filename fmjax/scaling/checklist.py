@@ -24,6 +24,11 @@ BY_AUTHOR = {
   "On which data, split and catalog is y measured?": "data",
 }
 
+_HOW = {
+  "huber": "Damped Gauss-Newton steps",
+  "varpro": "Variable projection",
+}
+
 
 def checklist(
   law: Fit,
@@ -84,12 +89,11 @@ def _answered(law: Fit, clusters: int | None) -> Sequence[tuple[str, str]]:
     ("Are all points used?", f"All {law.points} of the rows asked for."),
     (
       "What is minimized?",
-      f"The sum of Huber losses (delta {law.delta:g}) over residuals of log"
-      f" {data.y_name}: {law.objective:.6g}.",
+      f"{_minimized(law)}: {law.objective:.6g}.",
     ),
     (
       "How, and from where?",
-      f"Damped Gauss-Newton steps from {law.starts} fixed starts;"
+      f"{_HOW[law.fitter]} from {law.starts} fixed starts;"
       f" {law.agreement:.0%} agree; gradient {law.gradient_norm:.1e} of its"
       " largest possible size.",
     ),
@@ -103,21 +107,34 @@ def _answered(law: Fit, clusters: int | None) -> Sequence[tuple[str, str]]:
     (
       "How well does it fit, and predict?",
       f"{law.unexplained:.1%} of the spread of log {data.y_name} is left"
-      f" unexplained, noise {law.noise:.2%}; what it predicts beyond the points"
-      " is told by leaving the largest out.",
+      f" unexplained, noise {_share(law.noise)}; what it predicts beyond the"
+      " points is told by leaving the largest out.",
     ),
+  )
+
+
+def _share(noise: float) -> str:
+  return f"{noise:.2%}" if np.isfinite(noise) else "unknown"
+
+
+def _minimized(law: Fit) -> str:
+  if law.fitter == "varpro":
+    return f"Half the sum of squared relative residuals of {law.data.y_name}"
+  return (
+    f"The sum of Huber losses (delta {law.delta:g}) over residuals of log"
+    f" {law.data.y_name}"
   )
 
 
 def _sureness(law: Fit, refits: Refits | None) -> str:
   how = (
     f"{len(refits.theta_si)} bootstrap draws of {refits.clusters} clusters"
-    if refits is not None and len(refits.theta_si)
+    if refits is not None and refits.enough
     else "covariance at the optimum"
   )
   ends = (
     refits.intervals()
-    if refits is not None and len(refits.theta_si)
+    if refits is not None and refits.enough
     else law.intervals
   )
   shown = ", ".join(

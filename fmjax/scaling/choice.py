@@ -95,8 +95,8 @@ def leave_largest_out(
     y: losses or a metric, [n].
     forms: the candidates.
     count: distinct sizes that are left out, the largest.
-    size: the input that orders the points; "": by compute, the product of the
-      parameters and the tokens, or by the only input.
+    size: the input that orders the points; "": by compute, the FLOPs or the
+      product of the parameters and the tokens, or else by the first input.
     delta: of the Huber loss, in logs.
     starts: of each fit.
 
@@ -113,7 +113,8 @@ def leave_largest_out(
       " no point is left"
     )
   tried: dict[tuple[str, bool | None], Form] = {}
-  for form in (*nulls(tuple(x)), *forms):
+  varied = [role for role in x if np.ptp(np.asarray(x[role])[~out_n]) > 0]
+  for form in (*nulls(varied or tuple(x)), *forms):
     tried[form.name, form.rises] = form
   results = []
   for form in tried.values():
@@ -149,7 +150,7 @@ def leave_largest_out(
 
 
 def nulls(inputs: Sequence[str]) -> tuple[Form, ...]:
-  """The straight line in logs and the parabola, of these inputs.
+  """The straight line in logs and the parabola, of these inputs, which vary.
 
   Of three inputs the parabola has two, the first: with ten parameters it would
   be no null.
@@ -160,7 +161,9 @@ def nulls(inputs: Sequence[str]) -> tuple[Form, ...]:
 def _refuse(results: Sequence[HeldOut]) -> list[HeldOut]:
   """Marks the laws that a null predicts better than, by more than noise."""
   null = min(filter(_is_null, results), key=lambda each: each.error)
-  noise = min(each.law.noise for each in results if each.law is not None)
+  noises = [each.law.noise for each in results if each.law is not None]
+  # Where no point is left to tell it, none of a difference is laid to noise.
+  noise = min((each for each in noises if np.isfinite(each)), default=0.0)
   points = len(null.residual_n)
   # Of so many points of noise alone.
   luck = noise * np.sqrt(scipy.stats.chi2.ppf(_LUCK, points) / points)
@@ -188,4 +191,7 @@ def _sizes(x: Mapping[str, np.ndarray], size: str) -> tuple[str, np.ndarray]:
   if "flops" in x or len(x) == 1:
     role = "flops" if "flops" in x else next(iter(x))
     return role, np.asarray(x[role], float)
-  return "compute", np.asarray(x["params"], float) * np.asarray(x["tokens"])
+  if {"params", "tokens"} <= x.keys():
+    return "compute", np.asarray(x["params"], float) * np.asarray(x["tokens"])
+  role = next(iter(x))
+  return role, np.asarray(x[role], float)

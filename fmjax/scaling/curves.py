@@ -30,6 +30,7 @@ class PowerOffset:
   equation = "E + A·x^(-alpha)"
   parameters = ("E", "A", "alpha")
   positive = (True, True, True)
+  least_values = (3,)
   rises = False
 
   def shift(self, log_x_nk):
@@ -91,6 +92,7 @@ class RisingOffset:
   equation = "R_inf - A·x^(-alpha)"
   parameters = ("R_inf", "A", "alpha")
   positive = (True, True, True)
+  least_values = (3,)
   rises = True
 
   def shift(self, log_x_nk):

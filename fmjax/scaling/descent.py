@@ -9,6 +9,9 @@ import scipy.optimize
 from fmjax.scaling.form import Form
 
 _NOTHING = 1e-24  # an objective gained: below the rounding of residuals
+# Numbers of starts × points moved together: about 20 MB of arrays, which stay
+# near the processor, however long the table.
+AT_ONCE = 100_000
 _PATIENCE = 8  # steps without a gain: the damping has grown a millionfold
 _OUTSIDE = 1e3  # residual of a point outside a law's domain
 
@@ -44,10 +47,34 @@ def descend(
   """
   shape = (len(theta_si), len(u_nk))
   box = box if box.ndim == 3 else box[:, None]
-  low, high = np.broadcast_to(box, (2, *theta_si.shape))
-  theta_si = np.clip(theta_si, low, high)
+  box = np.broadcast_to(box, (2, *theta_si.shape))
   z_sn = np.broadcast_to(z_sn, shape)
   weight_sn = np.broadcast_to(1.0 if weight_sn is None else weight_sn, shape)
+  step = max(AT_ONCE // max(len(u_nk), 1), 1)
+  batches = [slice(i, i + step) for i in range(0, len(theta_si), step)]
+  parts = [
+    _descend(
+      form,
+      theta_si[batch],
+      u_nk,
+      z_sn[batch],
+      box=box[:, batch],
+      delta=delta,
+      weight_sn=weight_sn[batch],
+      iterations=iterations,
+    )
+    for batch in batches
+  ]
+  found_si, objective_s = map(np.concatenate, zip(*parts, strict=True))
+  return found_si, objective_s
+
+
+def _descend(
+  form, theta_si, u_nk, z_sn, *, box, delta, weight_sn, iterations
+) -> tuple[np.ndarray, np.ndarray]:
+  """A batch of starts; every array has as many rows."""
+  low, high = box
+  theta_si = np.clip(theta_si, low, high)
   residual_sn = residuals(form, theta_si, u_nk, z_sn)
   objective_s = _huber(residual_sn, weight_sn, delta)
   nothing_s = _NOTHING * weight_sn.mean(1)

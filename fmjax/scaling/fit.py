@@ -25,6 +25,10 @@ DELTA = 1e-3
 STARTS = 200
 _AGREE = 1e-6  # of the objective's scale: starts that found the same optimum
 _VAGUE = np.log(5.0)  # half an interval, in logs: known to a factor 5 only
+# Half an interval of an exponent that may have either sign, for which a factor
+# means nothing where it is near zero: a decade of x then moves y by a quarter
+# up or down, as much as the laws of recommenders promise of it.
+_LOOSE = 0.1
 # Singular values of the Jacobian, relative to the largest: below, the points
 # say nothing of a direction. Noise-free data make no error of it, only this.
 _BLIND = 1e-7
@@ -106,6 +110,7 @@ def assess(
   gradient_i: np.ndarray,
   starts: int,
   agreement: float,
+  fitter: str = "huber",
 ) -> Fit:
   """An optimum, and the gradient there, with everything known of it."""
   box = form.box(data.u_nk, data.z_n)
@@ -149,6 +154,7 @@ def assess(
     ),
     vague=(),
     warnings=(),
+    fitter=fitter,
   )
   result = dataclasses.replace(result, vague=_vague(result, blind_i))
   return dataclasses.replace(result, warnings=tuple(_warnings(result)))
@@ -193,7 +199,10 @@ def _covariance(jacobian_ni, *, noise, free_i, delta):
 
 
 def _vague(result: Fit, blind_i: np.ndarray) -> tuple[str, ...]:
-  """Parameters known to no better than a factor 5, or not at all."""
+  """Parameters known to no better than a factor 5, or not at all.
+
+  One that may have either sign may instead be known to ± `_LOOSE`.
+  """
   if result.points <= len(result.theta_i):
     return ()  # said in a sentence of its own
   _, slope = result.form.natural(
@@ -203,8 +212,14 @@ def _vague(result: Fit, blind_i: np.ndarray) -> tuple[str, ...]:
   )
   blind = (slope[:, blind_i] != 0).any(1)
   vague, amplitudes = [], []
+  parameters = result.parameters
   for number, (name, error) in enumerate(result.log_errors().items()):
-    known = result.quantile() * error <= _VAGUE
+    reach = result.quantile() * error
+    if result.form.positive[number]:
+      known = reach <= _VAGUE
+    else:
+      far = (1 - np.exp(-_VAGUE)) * abs(parameters[name])
+      known = reach <= max(_LOOSE, far)
     if blind[number] or not known or any(result.open_ends.get(name, ())):
       vague.append(name)
     # Terms of other parameters: an amplitude at x = 1.
@@ -244,10 +259,18 @@ def _warnings(result: Fit) -> list[str]:
       f" {freedom} to judge the form by"
     )
   data = result.data
-  for name, decades in zip(
-    data.x_names, np.ptp(data.u_nk, axis=0) / np.log(10), strict=True
+  for name, decades, least in zip(
+    data.x_names,
+    np.ptp(data.u_nk, axis=0) / np.log(10),
+    result.form.least_values,
+    strict=True,
   ):
-    if decades < 1:
+    if name in result.narrow:
+      facts.append(
+        f"{name} spans {decades:.2f} decades: over so little, no exponent of it"
+        " can be told from whatever else differs between the runs"
+      )
+    elif decades < 1 and least > 1:
       facts.append(f"{name} spans {decades:.2f} decades, less than one")
   if result.unexplained > UNEXPLAINED:
     facts.append(

@@ -54,6 +54,11 @@ class Form(Protocol):
     ...
 
   @property
+  def least_values(self) -> tuple[int, ...]:
+    """Distinct values of each input below which the law cannot be fitted."""
+    ...
+
+  @property
   def rises(self) -> bool | None:
     """Towards a ceiling, or (False) falls to a floor; None: may do either."""
     ...

@@ -15,6 +15,9 @@ from fmjax.scaling.form import Form, columns
 LEVEL = 0.9  # of every interval here
 UNEXPLAINED = 0.5  # of the spread of log y: more is no fit
 FLAT_GRADIENT = 1e-4  # of the largest possible gradient
+# Range of an input: over less, an exponent is that of whatever else differs
+# between the runs.
+NARROW = np.log(1.25)
 RARE = 0.02  # share of starts that found it: fewer is chance
 _REACH = 50.0  # e^±50 says no more than "unknown"
 
@@ -73,6 +76,7 @@ class Fit:
     at_bound: what sits on a bound, in words.
     open_ends: of each parameter with bounds of its own, whether the points
       leave the low and the high one open, see ends.py.
+    fitter: "huber", or "varpro" for variable projection.
     unexplained: share of the spread of log y that the law leaves.
     vague: parameters that the points do not identify.
     warnings: everything a reader must know before using the law.
@@ -95,6 +99,7 @@ class Fit:
   open_ends: Mapping[str, tuple[bool, bool]]
   vague: tuple[str, ...]
   warnings: tuple[str, ...]
+  fitter: str = "huber"
 
   @property
   def points(self) -> int:
@@ -106,11 +111,23 @@ class Fit:
     return self.gradient_norm < FLAT_GRADIENT and self.agreement > RARE
 
   @property
+  def narrow(self) -> tuple[str, ...]:
+    """Names of inputs that hardly vary, though the law needs them to."""
+    spans = np.ptp(self.data.u_nk, axis=0)
+    return tuple(
+      name
+      for name, span, least in zip(
+        self.data.x_names, spans, self.form.least_values, strict=True
+      )
+      if least > 1 and span < NARROW
+    )
+
+  @property
   def good(self) -> bool:
     """Converged, off the bounds, every parameter identified, and it fits."""
     return (
       self.converged
-      and not (self.at_bound or self.vague)
+      and not (self.at_bound or self.vague or self.narrow)
       and self.points > len(self.theta_i)
       and self.unexplained <= UNEXPLAINED
     )
@@ -198,6 +215,7 @@ class Fit:
     return {
       "form": self.form.name,
       "equation": self.form.equation,
+      "fitter": self.fitter,
       "parameters": known(self.parameters),
       "objective": self.objective,
       "delta": self.delta,

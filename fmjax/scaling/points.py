@@ -78,11 +78,10 @@ def check_points(data: Points, *, form: Form) -> None:
       f" {form.equation} ({form.name}); give at least {needed + 1} rows"
     )
   log_x_nk = data.u_nk + data.shift_k
-  only_input = len(data.x_names) == 1
-  for name, log_n in zip(data.x_names, log_x_nk.T, strict=True):
+  for name, log_n, least in zip(
+    data.x_names, log_x_nk.T, form.least_values, strict=True
+  ):
     distinct = len(np.unique(log_n))
-    # With several inputs, rows may differ in the others.
-    least = needed if only_input else 2
     if distinct < least:
       only = f", {np.exp(log_n[0]):g}," if distinct == 1 else ""
       raise schema.DataError(
@@ -104,16 +103,18 @@ def check_points(data: Points, *, form: Form) -> None:
 
 
 def _refuse_collinear(data: Points, form: Form) -> None:
-  if len(data.x_names) < 2:
+  (varied_k,) = np.nonzero(np.ptp(data.u_nk, axis=0))
+  if len(varied_k) < 2:
     return
-  centered_nk = data.u_nk - data.u_nk.mean(0)
+  centered_nk = data.u_nk[:, varied_k]
+  centered_nk = centered_nk - centered_nk.mean(0)
   spread_nk = centered_nk / np.linalg.norm(centered_nk, axis=0)
   _, singular, direction = np.linalg.svd(spread_nk, full_matrices=False)
   if singular[-1] > _COLLINEAR * singular[0]:
     return
   together = [
-    name
-    for name, share in zip(data.x_names, direction[-1], strict=True)
+    data.x_names[place]
+    for place, share in zip(varied_k, direction[-1], strict=True)
     if abs(share) > _COLLINEAR
   ]
   raise schema.DataError(

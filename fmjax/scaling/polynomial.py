@@ -13,7 +13,7 @@ import numpy as np
 
 from fmjax.scaling.form import EXPONENTS, FAR, cube, on_edge
 
-_GREEK = ("alpha", "beta", "gamma")
+_GREEK = ("alpha", "beta", "gamma", "delta")  # of four inputs at most
 _SHORT = {"params": "N", "tokens": "D", "unique": "U", "flops": "C"}
 _STEEP = 1e3  # of a log y by a log x, and its square: never met
 
@@ -42,6 +42,10 @@ class Power:
   @property
   def positive(self) -> tuple[bool, ...]:
     return (True, *(False for _ in self.inputs))
+
+  @property
+  def least_values(self) -> tuple[int, ...]:
+    return (2,) * len(self.inputs)
 
   def shift(self, log_x_nk):
     return log_x_nk.mean(0)
@@ -103,6 +107,10 @@ class Quadratic:
   @property
   def positive(self) -> tuple[bool, ...]:
     return (False,) * len(self.parameters)
+
+  @property
+  def least_values(self) -> tuple[int, ...]:
+    return (3,) * len(self.inputs)
 
   def shift(self, log_x_nk):
     return log_x_nk.mean(0)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
+from fmjax.data import schema
 from fmjax.scaling.fit import fit
 from fmjax.scaling.law import Fit, known, natural_values
 from fmjax.scaling.noise import ALL_SQUARES
@@ -47,13 +48,11 @@ def sensitivity(
     count = round(share * len(data))
     if count and len(data) - count > len(law.theta_i):
       keep_n = np.sort(np.argsort(size_n)[: len(data) - count])
-      rows.append(
-        _row(
-          f"without the {count} largest residuals",
-          law,
-          _again(law, keep_n=keep_n),
-        )
-      )
+      try:
+        other = _again(law, keep_n=keep_n)
+      except schema.DataError:
+        continue  # no size of an input may be left out that the form needs
+      rows.append(_row(f"without the {count} largest residuals", law, other))
   rows.append(_squares_of_y(law))
   for name, x_nk in (definitions or {}).items():
     rows.append(_row(name, law, _again(law, x_nk=x_nk)))

@@ -33,6 +33,7 @@ class Chinchilla:
   equation = "E + A·N^(-alpha) + B·D^(-beta)"
   parameters = ("E", "A", "B", "alpha", "beta")
   positive = (True,) * 5
+  least_values = (3, 3)  # two show a slope, but no floor apart from it
   rises = False
 
   def shift(self, log_x_nk):
@@ -110,6 +111,7 @@ class OverTraining:
   equation = "E + (a·M^eta + b·M^(-eta))·C^(-eta), M = D/N"
   parameters = ("E", "a", "b", "eta")
   positive = (True,) * 4
+  least_values = (2, 2)  # the other input may tell the exponent of both
   rises = False
 
   def shift(self, log_x_nk):

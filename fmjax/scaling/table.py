@@ -9,6 +9,7 @@ Axes: n rows, k inputs.
 import collections
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,10 @@ from fmjax.scaling import forms
 RESPONSES = ("loss", "metric")
 CLUSTER, NEGATIVES = "cluster", "negatives"
 ROLES = (*RESPONSES, *forms.INPUTS, CLUSTER, NEGATIVES)
+# Columns that are taken for a number of sampled negatives without being named.
+_NAMED_NEGATIVES = re.compile(
+  r"negatives|(.*_)?(num|n)_(negatives|neg_samples)", re.IGNORECASE
+)
 _SHOWN = 5  # values in a sentence
 
 
@@ -69,9 +74,10 @@ def read(
   """
   response = check_roles(columns)
   inputs = tuple(role for role in forms.INPUTS if role in columns)
-  table = _open(pathlib.Path(path))
-  for name in (*columns.values(), *(where or {})):
-    _check_column(table, name, path)
+  wanted = [*columns.values(), *(where or {})]
+  table = open_columns(
+    pathlib.Path(path), wanted, guess=NEGATIVES not in columns
+  )
   rows = _rows(table, where or {}, path)
   table = table.take(rows)
   _refuse_mixed_negatives(table, columns.get(NEGATIVES), path)
@@ -108,17 +114,47 @@ def check_roles(columns: Mapping[str, str]) -> str:
       f"--columns gives none of {', '.join(forms.INPUTS)}; a law needs one at"
       " least, as in loss=test_nll,params=backbone"
     )
+  _check_apart(columns)
   return given[0]
 
 
-def _open(path: pathlib.Path) -> pa.Table:
+def _check_apart(columns: Mapping[str, str]) -> None:
+  """Runs of one size may be a cluster; nothing else is two things at once."""
+  role_of: dict[str, str] = {}
+  for role, name in columns.items():
+    if role == CLUSTER:
+      continue
+    if name in role_of:
+      raise config_lib.ConfigError(
+        f"--columns gives {name!r} as {role_of[name]} and as {role}; each needs"
+        " a column of its own"
+      )
+    role_of[name] = role
+
+
+def open_columns(
+  path: pathlib.Path, wanted: Sequence[str], *, guess: bool
+) -> pa.Table:
+  """The wanted columns, and those that may be a number of negatives."""
   if not path.is_file():
     raise schema.DataError(f"there is no table at {path}")
+  parquet = path.suffix == ".parquet"
+  # Only what is empty is null: "nan" and "NA" are shown as they are.
+  options = pyarrow.csv.ConvertOptions(null_values=[""])
   try:
-    if path.suffix == ".parquet":
-      return pyarrow.parquet.read_table(path)
-    # Only what is empty is null: "nan" and "NA" are shown as they are.
-    options = pyarrow.csv.ConvertOptions(null_values=[""])
+    if parquet:
+      known = pyarrow.parquet.read_schema(path).names
+    else:
+      with pyarrow.csv.open_csv(path, convert_options=options) as reader:
+        known = reader.schema.names
+    for name in wanted:
+      _check_column(known, name, path)
+    named = filter(_NAMED_NEGATIVES.fullmatch, known) if guess else ()
+    # A long table may hold far more than a fit is about.
+    names = list(dict.fromkeys((*wanted, *named)))
+    if parquet:
+      return pyarrow.parquet.read_table(path, columns=names)
+    options.include_columns = names
     return pyarrow.csv.read_csv(path, convert_options=options)
   except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
     reason = str(error).splitlines()[0]
@@ -127,12 +163,11 @@ def _open(path: pathlib.Path) -> pa.Table:
     ) from None
 
 
-def _check_column(table: pa.Table, name: str, path) -> None:
-  match table.column_names.count(name):
+def _check_column(known: Sequence[str], name: str, path) -> None:
+  match known.count(name):
     case 0:
       raise schema.DataError(
-        f"{path} has no column {name!r}"
-        + config_lib.suggest(name, table.column_names)
+        f"{path} has no column {name!r}" + config_lib.suggest(name, list(known))
       )
     case 1:
       return
@@ -167,9 +202,11 @@ def _same(value: Any, wanted: str) -> bool:
 
 def _refuse_mixed_negatives(table: pa.Table, role: str | None, path) -> None:
   """Losses against 100 and 300 sampled negatives differ by about ln 3."""
-  names = [n for n in table.column_names if "negatives" in n.lower()]
+  names = filter(_NAMED_NEGATIVES.fullmatch, table.column_names)
   for name in [role] if role is not None else names:
     values = table.column(name).to_pylist()
+    if role is None and not all(map(_is_count, values)):
+      continue  # a metric of that name
     if len(set(values)) > 1:
       (common, _), *_ = collections.Counter(values).most_common()
       raise schema.DataError(
@@ -177,6 +214,16 @@ def _refuse_mixed_negatives(table: pa.Table, role: str | None, path) -> None:
         " negatives, losses and metrics are not comparable; say --where"
         f" {name}={common}"
       )
+
+
+def _is_count(value: Any) -> bool:
+  """An integer, or nothing: a run that does not say its number."""
+  if value in (None, ""):
+    return True
+  try:
+    return float(value).is_integer()
+  except (TypeError, ValueError):
+    return False
 
 
 def _counted(values: Sequence[Any]) -> str:

@@ -7,12 +7,19 @@ from typing import Any
 import numpy as np
 
 from fmjax import config as config_lib
-from fmjax.scaling import forms, table
+from fmjax.scaling import forms, table, varpro
+from fmjax.scaling.allocation import parametric
 from fmjax.scaling.bootstrap import Refits, bootstrap
 from fmjax.scaling.checklist import checklist
+from fmjax.scaling.choice import leave_largest_out
 from fmjax.scaling.fit import DELTA, fit
+from fmjax.scaling.form import Form
 from fmjax.scaling.law import Fit, known
+from fmjax.scaling.noise import ALL_SQUARES
 from fmjax.scaling.sensitivity import sensitivity
+from fmjax.scaling.surfaces import Chinchilla
+
+FITTERS = ("huber", "varpro")
 
 
 def fit_table(
@@ -25,6 +32,8 @@ def fit_table(
   where: Mapping[str, str] | None = None,
   draws: int = 0,
   vary: bool = False,
+  hold_out: int = 0,
+  fitter: str = "huber",
 ) -> dict[str, Any]:
   """Fits a law to columns of a CSV or Parquet file.
 
@@ -38,34 +47,52 @@ def fit_table(
     where: only rows with these values.
     draws: of the bootstrap, clustered by the column "cluster"; 0: none.
     vary: also fit under other choices, see `sensitivity`.
+    hold_out: distinct sizes, the largest, that the law, the straight line and
+      the parabola are asked for without having seen them; 0: none.
+    fitter: one of `FITTERS`: Huber losses of log residuals, or squares of
+      relative ones by variable projection.
 
   Returns:
     `Fit.to_dict()`, "predictions": [{input..., response, "interval" of a new
-    run, "law_interval"}], "checklist", and "bootstrap" and "sensitivity" where
-    asked for.
+    run, "law_interval"}], "checklist", for chinchilla "allocation" (exponents
+    of the best N and D over compute), and "bootstrap", "sensitivity" and
+    "hold_out" (rows of a `Choice`, the best first) where asked for.
 
   Raises:
     ConfigError: what is asked makes no fit.
     DataError: the table cannot carry it.
   """
   response = table.check_roles(columns)
-  if not delta > 0:
-    raise config_lib.ConfigError(f"--delta {delta:g} must be above 0")
-  if draws < 0:
-    raise config_lib.ConfigError(f"--bootstrap {draws} must not be below 0")
+  if not 0 < delta <= ALL_SQUARES:
+    raise config_lib.ConfigError(
+      f"--delta {delta:g} must be above 0 and at most {ALL_SQUARES:g}, which"
+      " is least squares already"
+    )
+  for option, value in (("--bootstrap", draws), ("--hold-out", hold_out)):
+    if value < 0:
+      raise config_lib.ConfigError(f"{option} {value} must not be below 0")
   inputs = [role for role in forms.INPUTS if role in columns]
   form_type = forms.form(form, rising=response == "metric", inputs=inputs)
+  _check_fitter(fitter, form_type, delta)
   _check_predictions(predict, form_type.inputs)
   data = table.read(path, columns, where=where)
   order = [data.inputs.index(role) for role in form_type.inputs]
-  law = fit(
-    data.x_nk[:, order],
-    data.y_n,
-    form=form_type,
-    delta=delta,
-    x_name=[columns[role] for role in form_type.inputs],
-    y_name=columns[response],
-  )
+  x_name = [columns[role] for role in form_type.inputs]
+  x_nk, y_name = data.x_nk[:, order], columns[response]
+  if fitter == "varpro":
+    assert isinstance(form_type, varpro.Separable)
+    law = varpro.fit(
+      x_nk, data.y_n, form=form_type, x_name=x_name, y_name=y_name
+    )
+  else:
+    law = fit(
+      x_nk,
+      data.y_n,
+      form=form_type,
+      delta=delta,
+      x_name=x_name,
+      y_name=y_name,
+    )
   refits = (
     bootstrap(law, cluster=data.cluster_n, draws=draws) if draws else None
   )
@@ -75,11 +102,51 @@ def fit_table(
     "predictions": _predictions(law, response, predict, refits),
     "checklist": checklist(law, clusters=_clusters(data), refits=refits),
   }
+  if isinstance(form_type, Chinchilla):
+    content["allocation"] = parametric(law).to_dict()
   if refits is not None:
     content["bootstrap"] = refits.to_dict()
   if vary:
     content["sensitivity"] = sensitivity(law)
+  if hold_out:
+    content["hold_out"] = _held_out(law, hold_out)
   return content
+
+
+def _check_fitter(fitter: str, form: Form, delta: float) -> None:
+  if fitter not in FITTERS:
+    raise config_lib.ConfigError(
+      f"unknown --fitter {fitter!r}" + config_lib.suggest(fitter, list(FITTERS))
+    )
+  if fitter != "varpro":
+    return
+  if not isinstance(form, varpro.Separable):
+    raise config_lib.ConfigError(
+      f"--fitter varpro fits {', '.join(varpro.SEPARABLE)}, not"
+      f" {form.equation}; leave it out"
+    )
+  if delta != DELTA:
+    raise config_lib.ConfigError(
+      f"--delta {delta:g} is of the Huber loss, and --fitter varpro minimizes"
+      " squares; leave one out"
+    )
+
+
+def _held_out(law: Fit, count: int) -> list[dict[str, Any]]:
+  """Rows of a choice with the law and its nulls; what "largest" means in each.
+
+  The Huber fitter refits them all, with the delta of the law: after variable
+  projection, that of squares.
+  """
+  data = law.data
+  choice = leave_largest_out(
+    dict(zip(law.form.inputs, data.x_nk.T, strict=True)),
+    data.y_n,
+    forms=[law.form],
+    count=count,
+    delta=law.delta,
+  )
+  return [{**row, "largest": choice.size} for row in choice.rows()]
 
 
 def _check_predictions(
@@ -121,7 +188,7 @@ def _predictions(
     "interval": law.predict_interval(x_nk, new_run=True),
     "law_interval": law.predict_interval(x_nk),
   }
-  if refits is not None and len(refits.theta_si):
+  if refits is not None:
     facts["bootstrap_interval"] = refits.predict_interval(x_nk, new_run=True)
   return [
     {

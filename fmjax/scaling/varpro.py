@@ -26,6 +26,7 @@ from fmjax.scaling.points import check_points, gather
 from fmjax.scaling.surfaces import Chinchilla, OverTraining
 
 Separable = PowerOffset | Chinchilla | OverTraining
+SEPARABLE = ("power_offset of a loss", "chinchilla", "over_training")
 _AGREE = 1e-6  # of the objective's scale: starts that found the same optimum
 _NONE = -690.0  # log of a term that is absent: the least that exp can hold
 _TIGHT = 1e-15  # tolerances: the objective's size must not stop the search
@@ -65,6 +66,7 @@ def fit(
     gradient_i=-((1 - ratio_n) * ratio_n) @ jacobian_ni,
     starts=len(first),
     agreement=float(np.mean(objective_s <= objective_s[best] + scale)),
+    fitter="varpro",
   )
 
 

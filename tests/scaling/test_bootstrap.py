@@ -6,6 +6,7 @@ from fmjax.scaling.bootstrap import bootstrap
 from fmjax.scaling.curves import PowerOffset
 from fmjax.scaling.fit import fit, search
 from fmjax.scaling.law import natural_values
+from fmjax.scaling.surfaces import OverTraining
 
 X = design()
 NOISE = 0.005
@@ -107,6 +108,32 @@ def test_draws_that_hold_too_few_points_are_left_out_and_said():
   assert 25 < refits.dropped < 75
   assert len(refits.theta_si) == 200 - refits.dropped
   assert any("too few distinct points" in fact for fact in refits.warnings)
+
+
+def test_draws_that_do_not_show_every_parameter_are_left_out():
+  # Three sizes: of three trunks, seven draws in nine hold two sizes or one.
+  x = design(sizes=3, data_sizes=8)
+  law = fit(x, losses(x, noise=NOISE), form=SURFACE, starts=16)
+  refits = bootstrap(law, cluster=x[:, 0], draws=180)
+  assert 120 < refits.dropped < 160
+  for weight_n in refits.weight_sn:
+    assert len(np.unique(x[weight_n > 0, 0])) == 3
+  assert refits.to_dict()["dropped"] == refits.dropped
+  # Two sizes and two lengths: four points for four parameters, in vain.
+  x = design(sizes=2, data_sizes=3)
+  law = fit(x, losses(x, noise=NOISE), form=OverTraining(), starts=16)
+  refits = bootstrap(law, cluster=x[:, 1], draws=90)
+  for weight_n in refits.weight_sn:
+    assert len(np.unique(x[weight_n > 0, 1])) == 3
+
+
+def test_a_few_draws_left_out_are_counted_without_a_warning(law):
+  x = design(sizes=6, data_sizes=8)
+  small = fit(x, losses(x, noise=NOISE), form=SURFACE, starts=16)
+  refits = bootstrap(small, cluster=x[:, 0], draws=400)
+  assert 0 < refits.dropped <= 40
+  assert not any("left out" in fact for fact in refits.warnings)
+  assert bootstrap(law, draws=20).dropped == 0
 
 
 def test_without_noise_every_refit_is_the_law():

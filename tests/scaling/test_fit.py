@@ -1,6 +1,7 @@
 import json
 import math
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -155,6 +156,28 @@ def test_a_floor_that_is_not_there_is_not_reported():
   assert "E" in result.vague or result.at_bound
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.005])
+def test_the_exponent_of_an_input_that_hardly_varies_is_never_good(noise):
+  n, d = np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1.0233e9, 4))
+  x = np.stack([n.ravel(), d.ravel()], axis=1)
+  draw = np.random.default_rng(0).normal(size=len(x))
+  y = 5 * x[:, 0] ** -0.1 * np.exp(noise * draw)
+  result = fit.fit(x, y, form=Power(("params", "tokens")))
+  assert not result.good
+  assert any("tokens spans 0.01 decades" in w for w in result.warnings)
+  # Without noise beta is known to every digit, of these runs alone.
+  assert ("beta" in result.vague) == (noise > 0)
+
+
+def test_an_exponent_near_zero_is_identified_by_a_narrow_interval():
+  noise = np.random.default_rng(0).normal(size=len(X))
+  result = fit.fit(X, 3 * np.exp(0.005 * noise), form=LINE)
+  assert abs(result.parameters["alpha"]) < 0.01
+  assert result.vague == ()
+  wild = fit.fit(X, 3 * np.exp(2 * noise), form=LINE)
+  assert "alpha" in wild.vague
+
+
 @pytest.mark.parametrize(
   "y",
   [
@@ -199,6 +222,18 @@ def test_predictions_come_with_intervals_that_widen_beyond_the_points():
   near, far = result.predict_interval(np.array([3e4, 1e9]))
   assert near[0] < result.predict(np.array([3e4]))[0] < near[1]
   assert far[1] - far[0] > 2 * (near[1] - near[0])
+
+
+def test_a_long_table_needs_no_more_memory_than_its_starts_in_turn():
+  x = np.geomspace(1e3, 1e7, 20_000)
+  y = law(x, noise=0.01)
+  tracemalloc.start()
+  result = fit.fit(x, y, form=FALLING, starts=30)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert result.good
+  # A start needs about 200 bytes a row; all at once they took 6,000.
+  assert peak < 2_000 * len(x)
 
 
 def test_a_fit_of_many_points_from_many_starts_takes_seconds_at_most():

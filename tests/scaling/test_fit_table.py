@@ -11,6 +11,7 @@ from fmjax.__main__ import main
 from fmjax.config import ConfigError
 from fmjax.data.schema import DataError
 from fmjax.scaling import forms
+from fmjax.scaling import table as tables
 from fmjax.scaling.form import evaluate
 from fmjax.scaling.table_fit import fit_table
 
@@ -155,6 +156,38 @@ def test_mixed_numbers_of_negatives_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+  "name,refused",
+  [
+    ("negatives", True),
+    ("n_negatives", True),
+    ("eval_num_negatives", True),
+    ("num_neg_samples", True),
+    ("false_negatives", False),
+    ("true_negatives_rate", False),
+  ],
+)
+def test_a_number_of_negatives_is_known_by_its_name(tmp_path, name, refused):
+  path = table(tmp_path, {"n": X, "nll": law(X), name: [100, 300] * 6})
+  if refused:
+    with pytest.raises(DataError, match=f"say --where {name}=100"):
+      fit_table(path, "power_offset", ROLES)
+  else:
+    assert fit_table(path, "power_offset", ROLES)["good"]
+  # A share of negatives is a metric, whatever it is called.
+  shares = np.linspace(0.1, 0.9, 12)
+  path = table(tmp_path, {"n": X, "nll": law(X), name: shares}, "r.parquet")
+  assert fit_table(path, "power_offset", ROLES)["good"]
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "runs.parquet"])
+def test_columns_that_no_one_asks_for_are_not_read(tmp_path, name):
+  columns = {"n": X, "other": X, "nll": law(X), "num_negatives": X, "more": X}
+  path = table(tmp_path, columns, name)
+  read = tables.open_columns(path, ["n", "nll"], guess=True)
+  assert read.column_names == ["n", "nll", "num_negatives"]
+
+
+@pytest.mark.parametrize(
   "columns,sentence",
   [
     ({"n": [1, 2, 3, 4], "nll": [3, 2, "nan", 1]}, "nll is nan in row 3"),
@@ -202,10 +235,68 @@ def test_a_surface_whose_inputs_do_not_vary_apart_is_refused(
 def test_two_sizes_are_not_enough_for_a_surface_and_that_is_said(tmp_path):
   columns = surface(noise=0.005)
   columns["n"] = np.where(columns["n"] < 3e8, 1e8, 1e9)
-  result = fit_table(table(tmp_path, columns), "chinchilla", SURFACE)
-  assert not result["good"]
-  assert {"A", "alpha"} <= {*result["not_identified"]} or result["at_bound"]
-  assert result["warnings"]
+  path = table(tmp_path, columns)
+  with pytest.raises(DataError, match=r"n has 2 distinct values .* at least 3"):
+    fit_table(path, "chinchilla", SURFACE)
+  # With one exponent for both, the tokens tell it.
+  assert fit_table(path, "over_training", SURFACE)["parameters"]["eta"] > 0
+
+
+def test_one_corpus_seen_for_more_or_fewer_epochs_is_fitted(tmp_path):
+  truth = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.35, "beta": 0.35}
+  truth |= {"R_D": 15.4, "R_N": 5.3}
+  n, d = np.meshgrid(np.geomspace(1e7, 1e10, 9), np.geomspace(1e8, 1e12, 9))
+  n, d = n.ravel(), d.ravel()
+  unique = np.full(len(n), 1e9)
+  law_type = forms.form(
+    "data_constrained", inputs=("params", "tokens", "unique")
+  )
+  y = evaluate(law_type, truth, np.stack([n, d, unique], axis=1))
+  columns = {"n": n, "d": d, "u": unique, "nll": y}
+  result = fit_table(
+    table(tmp_path, columns), "data_constrained", {**SURFACE, "unique": "u"}
+  )
+  assert result["good"]
+  assert result["parameters"] == pytest.approx(truth, rel=1e-4)
+  columns["u"] = d / 4
+  with pytest.raises(DataError, match="d and u are proportional"):
+    fit_table(
+      table(tmp_path, columns), "data_constrained", {**SURFACE, "unique": "u"}
+    )
+
+
+def test_a_power_law_has_up_to_four_inputs(tmp_path):
+  generator = np.random.default_rng(0)
+  roles = {role: role for role in forms.INPUTS}
+  columns = {role: generator.uniform(1, 1e3, 30) for role in roles}
+  columns["nll"] = 9 * np.prod([columns[role] ** -0.1 for role in roles], 0)
+  path = table(tmp_path, columns)
+  result = fit_table(path, "power", {"loss": "nll", **roles})
+  truth = dict.fromkeys(("alpha", "beta", "gamma", "delta"), 0.1)
+  assert result["parameters"] == pytest.approx({"A": 9.0, **truth})
+
+
+@pytest.mark.parametrize(
+  "form,rows,draws", [("broken_power_2", 9, 20), ("power_offset", 3, 2)]
+)
+def test_a_bootstrap_with_too_few_draws_left_has_no_intervals(
+  tmp_path, form, rows, draws
+):
+  x = X[:rows]
+  path = table(tmp_path, {"n": x, "nll": law(x)})
+  result = fit_table(path, form, ROLES, draws=draws)
+  resampled = result["bootstrap"]
+  assert resampled["draws"] + resampled["dropped"] == draws
+  assert set(resampled["standard_errors"].values()) == {None}
+  assert resampled["intervals"]["c0" if "broken" in form else "E"] == [
+    None,
+    None,
+  ]
+  left = f"{resampled['draws']} draws are left, too few for intervals"
+  assert any(left in warning for warning in resampled["warnings"])
+  assert {p["bootstrap_interval"][0] for p in result["predictions"]} == {None}
+  assert any("covariance at" in line for line in result["checklist"])
+  json.dumps(result, allow_nan=False)
 
 
 def test_four_rows_of_a_surface_are_refused(tmp_path):
@@ -256,6 +347,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
     ("power", {"params": "n"}, "gives none of loss, metric"),
     ("power", {"loss": "nll"}, "gives none of params, tokens, unique, flops"),
     ("power", {**ROLES, "metric": "x"}, "gives loss and metric of"),
+    ("power", {"loss": "nll", "params": "nll"}, "'nll' as loss and as params"),
     ("power", {"loss": "nll", "parms": "n"}, "did you mean 'params'"),
     ("chinchilla", ROLES, "is a law of params and tokens, not of params:"),
     ("power_offset", SURFACE, "is a law of params, not of params and tokens"),
@@ -308,15 +400,67 @@ def test_the_verb_tells_a_person_and_a_program_the_same(tmp_path, capsys):
   words += ["--columns", "loss=nll,params=n,tokens=d"]
   words += ["--predict", "params=1e9,tokens=2e10"]
   words += ["--bootstrap", "20", "--sensitivity", "--delta", "1e-2"]
+  words += ["--hold-out", "2"]
   assert main([*words, "--json"]) == 0
   told = json.loads(capsys.readouterr().out)
   assert told["delta"] == 1e-2
   assert len(told["sensitivity"]) > 5
+  rows = {row["form"]: row for row in told["hold_out"]}
+  assert rows.keys() == {"chinchilla", "power", "quadratic"}
+  assert rows["chinchilla"]["error"] < 0.02 < rows["power"]["error"]
+  assert rows["chinchilla"]["largest"] == "compute"
+  best = told["allocation"]
+  exponent = told["parameters"]["beta"] / (
+    told["parameters"]["alpha"] + told["parameters"]["beta"]
+  )
+  assert best["params_exponent"] == pytest.approx(exponent)
+  assert best["tokens_exponent"] == pytest.approx(1 - exponent)
   assert main(words) == 0
   shown = capsys.readouterr().out
   assert f"{told['parameters']['alpha']:.4g}" in shown
   assert "The fit is good." in shown
+  assert f"N ~ C^{exponent:.3f}, D ~ C^{1 - exponent:.3f}" in shown
+  assert f"{rows['power']['error']:.4g}" in shown
   assert f"{told['predictions'][0]['loss']:.4g}" in shown
+
+
+def test_variable_projection_is_asked_for_and_says_what_it_minimized(
+  tmp_path, capsys
+):
+  path = table(tmp_path, surface(noise=0.005))
+  words = ["fit", str(path), "--form", "chinchilla", "--fitter", "varpro"]
+  words += ["--columns", "loss=nll,params=n,tokens=d", "--hold-out", "1"]
+  assert main([*words, "--json"]) == 0
+  told = json.loads(capsys.readouterr().out)
+  assert told["fitter"] == "varpro"
+  assert told["good"]
+  assert told["parameters"] == pytest.approx(HOFFMANN, rel=0.5)
+  text = "\n".join(told["checklist"])
+  assert "Half the sum of squared relative residuals of nll" in text
+  assert "Variable projection from" in text
+  with pytest.raises(ConfigError, match="of a loss, chinchilla, over_training"):
+    fit_table(path, "quadratic", SURFACE, fitter="varpro")
+
+
+def test_a_law_of_repeated_data_is_held_out_beside_nulls_of_what_varies(
+  tmp_path,
+):
+  n, d = np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e8, 1e11, 6))
+  truth = {**HOFFMANN, "R_D": 15.0, "R_N": 5.0}
+  x = np.stack([n.ravel(), d.ravel(), np.full(36, 1e9)], axis=1)
+  form = forms.form("data_constrained", inputs=("params", "tokens", "unique"))
+  columns = {"n": x[:, 0], "d": x[:, 1], "u": x[:, 2]}
+  columns["nll"] = evaluate(form, truth, x)
+  result = fit_table(
+    table(tmp_path, columns),
+    "data_constrained",
+    {**SURFACE, "unique": "u"},
+    hold_out=2,
+  )
+  first, *_ = result["hold_out"]
+  assert first["form"] == "data_constrained"
+  assert all(row["error"] is not None for row in result["hold_out"])
+  assert "allocation" not in result
 
 
 @pytest.mark.parametrize(
@@ -325,6 +469,14 @@ def test_the_verb_tells_a_person_and_a_program_the_same(tmp_path, capsys):
     (["--where", "n"], 2),
     (["--where", "n=1", "--where", "n=2"], 2),
     (["--delta", "0"], 2),
+    (["--delta", "inf"], 2),
+    (["--delta", "nan"], 2),
+    (["--delta", "1e200"], 2),
+    (["--hold-out", "-1"], 2),
+    (["--hold-out", "12"], 3),
+    (["--fitter", "varpo"], 2),
+    (["--fitter", "varpro", "--form", "power"], 2),
+    (["--fitter", "varpro", "--delta", "1e-2"], 2),
     (["--bootstrap", "-1"], 2),
     (["--where", "n=none"], 3),
   ],
@@ -344,7 +496,11 @@ def test_the_ladder_of_mercado_libre_gains_on_ndcg_and_loses_on_loss():
   inputs = {"params": "model_non_emb_params"}
   ndcg = {"metric": "test_ndcg_at_5", **inputs}
   rises = fit_table(SRT, "power_offset", ndcg, where=where)
-  assert rises["good"]
+  assert rises["converged"]
+  assert rises["at_bound"] == []
+  # Sixteen runs with noise of 15 % bound the ceiling, and no exponent.
+  assert "R_inf" not in rises["not_identified"]
+  assert "alpha" in rises["not_identified"]
   line = fit_table(SRT, "power", ndcg, where=where)
   assert line["parameters"]["alpha"] < 0
   loss = {"loss": "test_eval_loss", **inputs}

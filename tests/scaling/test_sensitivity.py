@@ -41,6 +41,17 @@ def test_with_an_outlier_the_choices_that_it_moves_stand_out():
   assert rows["without the 1 largest residuals"]["points"] == len(X) - 1
 
 
+def test_points_without_which_a_size_is_lost_are_not_left_out():
+  x = np.repeat([1e3, 1e4, 1e5], [9, 9, 2])
+  y = 2 + 30 * x**-0.4
+  y *= np.exp(0.001 * np.random.default_rng(0).normal(size=20))
+  y[-2:] *= (1.1, 0.9)
+  law = fit(x, y, form=PowerOffset(), delta=1.0)
+  choices = [row["choice"] for row in sensitivity(law)]
+  assert "without the 1 largest residuals" in choices
+  assert "without the 2 largest residuals" not in choices
+
+
 def test_another_definition_of_the_parameters_is_a_row(law):
   total = np.stack([X[:, 0] + 3e8, X[:, 1]], axis=1)
   rows = sensitivity(law, definitions={"params with item tables": total})

@@ -26,6 +26,7 @@ from fmjax.scaling.repeated import DataConstrained
 from fmjax.scaling.surfaces import OverTraining
 
 X = design()
+SMALL = design(sizes=6, data_sizes=8)  # for what more points show no better
 NOISE = 0.005
 REPLICATES = 200
 
@@ -61,7 +62,7 @@ def test_all_five_constants_are_found_from_95_in_100_of_the_starts():
 def test_any_noise_free_surface_is_recovered(
   floor, share_n, share_d, alpha, beta
 ):
-  middle = np.exp(np.log(X).mean(0))
+  middle = np.exp(np.log(SMALL).mean(0))
   truth = {
     "E": floor,
     "A": floor * share_n * middle[0] ** alpha,
@@ -69,7 +70,7 @@ def test_any_noise_free_surface_is_recovered(
     "alpha": alpha,
     "beta": beta,
   }
-  result = fit(X, evaluate(SURFACE, truth, X), form=SURFACE)
+  result = fit(SMALL, evaluate(SURFACE, truth, SMALL), form=SURFACE)
   assert result.parameters == pytest.approx(truth, rel=1e-6)
   assert result.good
   # A term of a few percent may be missed by a start that begins without it.
@@ -184,10 +185,10 @@ def test_a_range_too_short_to_show_the_floor_is_said(seed):
 
 
 def test_a_surface_that_one_input_does_not_move_is_never_good():
-  y = 2 + 50 * X[:, 0] ** -0.3
+  y = 2 + 50 * SMALL[:, 0] ** -0.3
   noise = np.random.default_rng(0).normal(size=len(y))
   for loss in (y, y * np.exp(NOISE * noise)):
-    result = fit(X, loss, form=SURFACE)
+    result = fit(SMALL, loss, form=SURFACE)
     assert not result.good
     assert result.warnings
     assert result.at_bound or {"B", "beta"} & {*result.vague}
