@@ -170,7 +170,7 @@ def baselines_of_result(
   Raises:
     DataError: they are not ranked yet, and the run's data are no longer there.
   """
-  targets = result["catalog"]["targets"]
+  targets = result["config"]["run"]["targets"]
   folder = baseline_dir(result["data_checksum"], root=root, targets=targets)
   if (folder / "summary.json").is_file():
     return folder

@@ -37,7 +37,9 @@ _NORMAL_95 = 1.96  # standard errors in half a 95 % interval
 
 
 def is_grid(rungs: Sequence[Rung]) -> bool:
-  """Rungs of one size were trained on several lengths."""
+  """Rungs of one size, each called by its own name, have several lengths."""
+  if len({rung.first["name"] for rung in rungs}) < len(rungs):
+    return False  # the same experiment, once with another length
   lengths: dict[int, set[int]] = {}
   for rung in rungs:
     lengths.setdefault(rung.backbone, set()).add(_steps(rung))

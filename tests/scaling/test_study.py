@@ -222,6 +222,7 @@ def test_a_metric_that_falls_with_size_is_not_hidden_by_the_lengths():
   assert study._ordered(samples, sizes)["rank_correlation"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_loss_that_rises_again_is_predicted_badly_and_said_to_be():
   bent = study.analyze(make_rungs(bend=0.05), floor=None)
   assert max(bent["holdout_error_over_drop"]) > 0.25
@@ -243,7 +244,9 @@ def test_a_missing_run_at_the_longest_training_is_named(rungs):
 
 
 def test_where_a_larger_size_is_worse_there_is_no_share_of_its_drop():
-  worse = study.analyze(make_rungs(bend=1.0), floor=None)
+  worse = study.analyze(
+    make_rungs(bend=1.0, widths=WIDTHS[1:], tokens=TOKENS[1:]), floor=None
+  )
   assert worse["holdout_error_over_drop"] == [None, None]
   assert all(each["drop"] < 0 for each in worse["held_out"])
 

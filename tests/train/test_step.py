@@ -121,7 +121,7 @@ def test_the_optimizer_is_sharded_as_its_parameters(
     state = make_state(make_model(experiment, prepared), optimizer)
   params = jax.tree.leaves(nnx.state(state.model, nnx.Param))
   specs = [leaf.sharding.spec for leaf in params]
-  adam = state.opt_state[1][0]
+  adam = state.opt_state[1]
   for moment in (adam.mu, adam.nu):
     assert [m.sharding.spec for m in jax.tree.leaves(moment)] == specs
   table = state.model.items.id_vd[...]

@@ -24,7 +24,7 @@ from fmjax.train.optimizer import make_optimizer, rate_factors
 from fmjax.train.state import make_state
 from fmjax.train.step import make_step
 
-BASE, WIDTHS, STEPS = 16, (16, 64, 256), 4
+BASE, WIDTHS, STEPS = 16, (16, 128), 4
 
 
 def of_width(experiment, width, scale):
