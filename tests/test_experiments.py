@@ -136,12 +136,17 @@ def counted_parts(experiment: Experiment) -> str:
   return content_hash({**choices, "log": log})
 
 
+def is_long(experiment: Experiment) -> bool:
+  """Its data take a minute to prepare."""
+  return isinstance(experiment.data.source, Globo)
+
+
 def entries() -> Iterator[Any]:
   """Slow where one before is made of the same parts, as rungs are."""
   seen = set()
   for name, experiment in DISTINCT:
     made_of = counted_parts(experiment)
-    marks = pytest.mark.slow if made_of in seen else ()
+    marks = pytest.mark.slow if made_of in seen or is_long(experiment) else ()
     yield pytest.param(experiment, id=name, marks=marks)
     seen.add(made_of)
 
@@ -152,7 +157,7 @@ SHRUNKEN = {
   content_hash(to_dict(small)): pytest.param(
     small,
     id=name,
-    marks=pytest.mark.slow if name.startswith(ALIKE) else (),
+    marks=pytest.mark.slow if name.startswith(ALIKE) or is_long(small) else (),
   )
   for name, experiment in DISTINCT
   for small in [shrunken(experiment)]

@@ -128,6 +128,7 @@ def test_a_job_of_other_sources_trains_nothing_and_says_so(
   assert world.run_dirs(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_job_whose_time_is_up_saves_and_goes_on_when_it_is_begun_again(
   root, tmp_path
 ):
@@ -290,6 +291,8 @@ def test_what_memory_was_lacking_is_told_from_other_failures(
   assert (cause == "out of memory") == ("lower data.rows" in row.error)
 
 
+# In one process a sweep does so, too (test_launch.py).
+@pytest.mark.slow
 def test_sigterm_saves_what_runs_and_begins_nothing_more(root, tmp_path):
   experiments = world.write(tmp_path, seeds=2, steps=5_000)
   sweep = world.start(tmp_path, "--jobs", "2")

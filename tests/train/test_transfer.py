@@ -94,7 +94,8 @@ def test_weights_decay_at_the_same_pace_at_every_width(experiment, prepared):
       wide.optim, total_steps=100, factors=factors_of(wide, prepared)
     )
     zero = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    state = jax.jit(optimizer.init)(params)
+    updates, _ = jax.jit(optimizer.update)(zero, state, params)
   of_blocks = zip(
     jax.tree.leaves(updates["blocks"]),
     jax.tree.leaves(params["blocks"]),
