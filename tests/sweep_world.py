@@ -10,7 +10,7 @@ import time
 
 from fmjax.cli.experiment_file import load
 from fmjax.config import Experiment
-from fmjax.scaling import launch, records
+from fmjax.scaling import records, run_state
 from fmjax.train.log import read_metrics
 
 STEPS = 200
@@ -108,7 +108,7 @@ def wait_for(happened, *, seconds: float = 120.0) -> None:
 def wait_for_ends(folder: pathlib.Path) -> None:
   """Until no process works on any run."""
   wait_for(
-    lambda: all(launch.state_of(d) != "running" for d in run_dirs(folder))
+    lambda: all(run_state.state_of(d) != "running" for d in run_dirs(folder))
   )
 
 

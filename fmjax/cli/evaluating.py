@@ -29,7 +29,7 @@ from fmjax.eval.popularity import LIFT, measured
 from fmjax.eval.slices import slices
 from fmjax.eval.timeline import SplitName
 from fmjax.model.request import neutral_fields
-from fmjax.scaling import launch, measure, records, rungs
+from fmjax.scaling import measure, records, run_state, rungs
 from fmjax.scaling.paired import METRICS, difference
 
 _SHOWN = ("nll", "hr@10", "ndcg@10", "mrr", "coverage@10", LIFT)
@@ -56,7 +56,7 @@ class Seeds:
       ConfigError: a run is not finished.
     """
     for run_dir in self.run_dirs:
-      if (state := launch.state_of(run_dir)) != "done":
+      if (state := run_state.state_of(run_dir)) != "done":
         raise ConfigError(
           f"{run_dir} is not finished but {state}, and only finished runs are"
           " averaged or committed: train it to its end first"

@@ -8,7 +8,13 @@ from typing import Any
 from fmjax.cli.sweeping import root_of
 from fmjax.cli.terminal import Terminal
 from fmjax.config import ConfigError
-from fmjax.scaling import ablation, launch, markdown, paired, records
+from fmjax.scaling import (
+  ablation,
+  markdown,
+  paired,
+  records,
+  sweep_plan,
+)
 from fmjax.scaling.report import report as write_report
 from fmjax.scaling.rungs import find_runs
 
@@ -127,7 +133,7 @@ def _located(
       f" {', '.join(map(str, places))} is none: leave it out"
     )
   return [
-    launch.list_path(root_of(place, runs), place.stem)
+    sweep_plan.list_path(root_of(place, runs), place.stem)
     if place in files
     else place
     for place in places

@@ -13,7 +13,14 @@ from fmjax.cli.progress import SweepProgress, in_words
 from fmjax.cli.terminal import Terminal
 from fmjax.config import ConfigError, override, suggest
 from fmjax.data.prepare import ensure_prepared
-from fmjax.scaling import executors, launch, parallel, records
+from fmjax.scaling import (
+  executors,
+  launch,
+  parallel,
+  records,
+  run_state,
+  sweep_plan,
+)
 from fmjax.scaling.executors import Local, Slurm
 from fmjax.scaling.standing import counts, standing
 from fmjax.train.loop import RunError
@@ -83,15 +90,15 @@ def train(
   done = []
   process.keep_compiled()
   with on_sigterm() as stop:
-    entries = launch.plan(file.experiments, root)
+    entries = sweep_plan.plan(file.experiments, root)
     if file.whole:
-      launch.write_list(root, file.path.stem, entries)
+      sweep_plan.write_list(root, file.path.stem, entries)
     for entry in entries:
       name, run_dir = entry.name, entry.run_dir
       launch.execute(
         entry.experiment, name=name, root=root, prepared=entry.prepared
       )
-      state = launch.state_of(run_dir)
+      state = run_state.state_of(run_dir)
       result = records.read_json(run_dir / "result.json") or {}
       done.append({"run_dir": str(run_dir), "state": state, **result})
       if state == "done":
@@ -179,7 +186,7 @@ def status(
   queued = executors.queued(root)
   rows = [
     standing(entry, queued=entry.run_dir.absolute() in queued)
-    for entry in launch.plan(file.experiments, root)
+    for entry in sweep_plan.plan(file.experiments, root)
   ]
   terminal.table(
     ("experiment", "state", "step", "tokens/s", "seconds", "starts", "run"),

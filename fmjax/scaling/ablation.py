@@ -30,7 +30,7 @@ from fmjax.data.schema import DataError
 from fmjax.data.weighting import importance_of
 from fmjax.eval.popularity import LIFT
 from fmjax.eval.ranked import Ranked
-from fmjax.scaling import launch, measure, records
+from fmjax.scaling import measure, records, sweep_plan
 from fmjax.scaling.paired import (
   COLD,
   METRICS,
@@ -123,11 +123,11 @@ def read_arms(
 
 def _called(places: Sequence[pathlib.Path]) -> dict[Any, str]:
   """What experiment files call their runs, by all of these but the seed."""
-  lists = [p for p in places if p.name.endswith(launch.LIST_SUFFIX)]
+  lists = [p for p in places if p.name.endswith(sweep_plan.LIST_SUFFIX)]
   return {
     but_seed(path.parent / run): name
     for path in lists
-    for name, run in (launch.read_list(path) or {}).items()
+    for name, run in (sweep_plan.read_list(path) or {}).items()
   }
 
 
@@ -300,7 +300,7 @@ def report(
 
   Args:
     places: run directories, folders of them (a sweep's root), or the list of an
-      experiment file's runs (`launch.list_path`).
+      experiment file's runs (`sweep_plan.list_path`).
     out: where to.
     reference: the arm that the others are compared with, on every data set.
     result_folder: where results are committed, see `result_path`.

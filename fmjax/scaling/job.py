@@ -137,7 +137,7 @@ def _death(task: Task, exit_code: int) -> str | None:
   """Marks a run whose process died; the sentence, or None if it did not."""
   if exit_code == 0 or -exit_code in _ASKED:
     return None
-  from fmjax.scaling import launch
+  from fmjax.scaling import run_state
 
   if -exit_code == signal.SIGKILL:
     # The kernel's way to end what wants more memory than there is.
@@ -154,5 +154,5 @@ def _death(task: Task, exit_code: int) -> str | None:
       else f"ended with code {exit_code}"
     )
     error = f"its process {how} without a word: see the log of its job"
-  launch.mark_failed(task.run_dir, error=error, cause=cause)
+  run_state.mark_failed(task.run_dir, error=error, cause=cause)
   return error

@@ -11,41 +11,24 @@ model, so launching twice runs nothing twice. A directory holds
   test.parquet  the rank of every test query
   and what train/ writes: config.json, metrics.jsonl, checkpoints.
 
-Beside them, `<file>.sweep.json` lists the runs of an experiment file as it was
-last swept whole, by the names that it gives them: what a report is on. Several
-files may share a root; a run that they have in common is trained once, whatever
-each calls it.
-
-A run that is "running" while nobody holds its lock was killed; it is resumed.
-Runs that several machines work on need a file system whose locks (flock) all of
-them respect.
+How a directory stands is told in run_state.py, what a sweep works on in
+sweep_plan.py.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import os
 import pathlib
-import shutil
 import socket
-import time
 from collections.abc import (
   Callable,
   Collection,
-  Iterable,
-  Iterator,
   Mapping,
-  Sequence,
 )
 from typing import Any, Literal
 
 from fmjax.config import (
   ConfigError,
   Experiment,
-  branch_step,
-  content_hash,
-  identity,
-  trunk_identity,
   validate,
 )
 from fmjax.data.prepare import ensure_prepared
@@ -59,150 +42,27 @@ from fmjax.scaling.measure import (
   is_current,
   measure,
 )
-from fmjax.train.checkpoint import BRANCHES
-from fmjax.train.loop import check, train
+from fmjax.scaling.run_state import (
+  BusyError,
+  State,
+  alone,
+  cause_of,
+  directory,
+  lock,
+  mark_failed,
+  run_id,
+  saved_step,
+  sentence_of,
+  state_of,
+)
+from fmjax.scaling.sweep_plan import Entry, clear, jobs, plan, write_list
+from fmjax.train.loop import train
 from fmjax.train.stop import Stop, on_sigterm
 
-LIST_SUFFIX = ".sweep.json"
-
-_LOCK_ATTEMPTS, _LOCK_PAUSE_S = 3, 0.05
-
-State = Literal["new", "running", "killed", "interrupted", "failed", "done"]
-Cause = Literal["crashed", "out of memory"]
 Action = Literal[
   "kept", "trained", "resumed", "retried", "evaluated", "skipped"
 ]
 Say = Callable[[str], None]
-
-
-def run_id(experiment: Experiment, *, data_checksum: str) -> str:
-  """Of everything that determines the trained model and its selection."""
-  return content_hash(
-    {
-      **identity(experiment),
-      "data_checksum": data_checksum,
-      "code_hash": records.code_hash(),
-    }
-  )
-
-
-def directory(root: pathlib.Path, name: str, run: str) -> pathlib.Path:
-  """Of this run, also if it once ran under another name; present or not."""
-  for path in sorted(root.glob(f"*-{run}")):
-    return path
-  return root / f"{name}-{run}"
-
-
-def state_of(run_dir: pathlib.Path) -> State:
-  """What a look at the directory tells, without waiting for anyone."""
-  status = records.read_json(run_dir / "status.json")
-  if status is None:
-    return "new"
-  if status["state"] != "running":
-    return status["state"]
-  return "running" if _is_locked(run_dir) else "killed"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Entry:
-  """An experiment of a file, its data, and the directory of its run.
-
-  Attributes:
-    name: of the experiment.
-    experiment: its configuration.
-    prepared: its data.
-    run_dir: of its run.
-    branches: steps whose states are kept for the shorter runs of the file that
-      are one with it until then.
-    trunk: the directory of the longest such run, where this is a shorter one.
-  """
-
-  name: str
-  experiment: Experiment
-  prepared: Prepared
-  run_dir: pathlib.Path
-  branches: tuple[int, ...] = ()
-  trunk: pathlib.Path | None = None
-
-
-def jobs(entries: Iterable[Entry]) -> list[list[Entry]]:
-  """What one job works on, in order: the runs of a trunk, the longest first."""
-  found: dict[pathlib.Path, list[Entry]] = {}
-  for entry in entries:
-    found.setdefault(entry.trunk or entry.run_dir, []).append(entry)
-  return [
-    sorted(job, key=lambda entry: -entry.experiment.run.steps)
-    for job in found.values()
-  ]
-
-
-def plan(
-  experiments: Mapping[str, Experiment], root: pathlib.Path
-) -> list[Entry]:
-  """Where each experiment runs; prepares data that are not prepared yet."""
-  for experiment in experiments.values():
-    validate(experiment)  # all of them, before hours of work on the first
-  opened: dict[Any, Prepared] = {}
-  entries = []
-  for name, experiment in experiments.items():
-    data = experiment.data
-    key = (data.source, data.granularity, data.split, data.held_out)
-    if key not in opened:
-      opened[key] = ensure_prepared(data)
-    prepared = opened[key]
-    check(experiment, prepared)
-    run = run_id(experiment, data_checksum=prepared.checksum)
-    entries.append(
-      Entry(
-        name=name,
-        experiment=experiment,
-        prepared=prepared,
-        run_dir=directory(root, name, run),
-      )
-    )
-  return _with_trunks(entries)
-
-
-def _with_trunks(entries: Sequence[Entry]) -> list[Entry]:
-  """Says of each entry which others it shares its first steps with."""
-  groups: dict[str, list[Entry]] = {}
-  for entry in entries:
-    same = trunk_identity(entry.experiment)
-    if same is not None:
-      key = content_hash({**same, "data_checksum": entry.prepared.checksum})
-      groups.setdefault(key, []).append(entry)
-  changes: dict[str, dict[str, Any]] = {}
-  for group in groups.values():
-    longest = max(group, key=lambda entry: entry.experiment.run.steps)
-    others = [e for e in group if e.run_dir != longest.run_dir]
-    steps = sorted({branch_step(other.experiment) for other in others})
-    changes[longest.name] = {"branches": tuple(steps)}
-    for other in others:
-      changes[other.name] = {"trunk": longest.run_dir}
-  return [
-    dataclasses.replace(entry, **changes.get(entry.name, {}))
-    for entry in entries
-  ]
-
-
-def list_path(root: pathlib.Path, file: str) -> pathlib.Path:
-  """The list of an experiment file's runs under `root`, present or not."""
-  return root / f"{file}{LIST_SUFFIX}"
-
-
-def write_list(root: pathlib.Path, file: str, entries: Sequence[Entry]) -> None:
-  """Of all runs under `root`, those of the experiment file as it is now."""
-  path = list_path(root, file)
-  listed = {entry.name: entry.run_dir.name for entry in entries}
-  if read_list(path) != listed:
-    with _alone(root):
-      records.write_json(path, {"runs": listed})
-
-
-def read_list(path: pathlib.Path) -> dict[str, str] | None:
-  """Directory of each experiment that a list holds; None if there is none."""
-  saved = records.read_json(path)
-  return None if saved is None else saved["runs"]
 
 
 def execute(
@@ -235,7 +95,7 @@ def execute(
     if stop.requested:
       return run_dir
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _lock(run_dir):
+    with lock(run_dir):
       _execute(
         experiment,
         prepared,
@@ -290,8 +150,8 @@ def attempt(
   except BusyError:
     return None
   except Exception as error:
-    sentence = _sentence(error)
-    mark_failed(run_dir, error=sentence, cause=_cause(error))
+    sentence = sentence_of(error)
+    mark_failed(run_dir, error=sentence, cause=cause_of(error))
     return sentence
   return None
 
@@ -383,7 +243,7 @@ def begin(
     if not (folder / "summary.json").is_file()
   }
   if unranked:
-    with _alone(root):
+    with alone(root):
       for entry in unranked.values():
         if not stop.requested:
           targets = entry.experiment.run.targets
@@ -455,18 +315,12 @@ def _sweep_one(
     except (ConfigError, DataError):
       raise
     except Exception as failure:
-      error = _sentence(failure)
+      error = sentence_of(failure)
       say(f"{entry.name}: failed: {error}")
   for busy in (run_dir, entry.trunk):
     if action == "skipped" and busy and state_of(busy) == "running":
       say(f"{entry.name}: skipped, another process is working on {busy}")
   return row_of(entry, action, error=error)
-
-
-def clear(job: Sequence[Entry]) -> None:
-  """Deletes what a trunk kept, once no run is left to begin with it."""
-  if all(state_of(entry.run_dir) == "done" for entry in job):
-    shutil.rmtree(job[0].run_dir / BRANCHES, ignore_errors=True)
 
 
 _ACTIONS: Mapping[State, Action] = {
@@ -538,91 +392,5 @@ def _execute(
     mark("interrupted")
     raise
   except Exception as error:
-    mark("failed", error=_sentence(error), cause=_cause(error))
+    mark("failed", error=sentence_of(error), cause=cause_of(error))
     raise
-
-
-def saved_step(run_dir: pathlib.Path) -> int:
-  """Of the checkpoint that training would go on from; 0 if there is none.
-
-  Orbax gives a folder its number when all of it is written.
-  """
-  steps = (
-    int(path.name)
-    for path in (run_dir / "checkpoints").glob("*")
-    if path.name.isdigit()
-  )
-  return max(steps, default=0)
-
-
-def mark_failed(run_dir: pathlib.Path, *, error: str, cause: Cause) -> None:
-  """Of a run whose process could not say so itself; one that ended is kept.
-
-  Args:
-    run_dir: of the run; may be absent.
-    error: one sentence.
-    cause: of the failure.
-  """
-  run_dir.mkdir(parents=True, exist_ok=True)
-  path = run_dir / "status.json"
-  with contextlib.suppress(BusyError), _lock(run_dir):
-    status = records.read_json(path) or {}
-    if status.get("state") not in ("done", "failed"):
-      marked = {**status, "state": "failed", "error": error, "cause": cause}
-      records.write_json(path, marked)
-
-
-class BusyError(ConfigError):
-  """Another process is working on a run."""
-
-
-@contextlib.contextmanager
-def _lock(run_dir: pathlib.Path) -> Iterator[None]:
-  """Held while a process works on a run; the system lifts it if that dies."""
-  with (run_dir / ".lock").open("a") as file:
-    for attempt in range(_LOCK_ATTEMPTS):
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        break
-      except BlockingIOError:
-        if attempt == _LOCK_ATTEMPTS - 1:
-          raise BusyError(
-            f"another process is working on {run_dir}; wait for it to end"
-          ) from None
-      time.sleep(_LOCK_PAUSE_S)  # someone who only looks is gone by then
-    yield
-
-
-@contextlib.contextmanager
-def _alone(root: pathlib.Path) -> Iterator[None]:
-  """Held while a sweep writes what all sweeps into `root` share."""
-  root.mkdir(parents=True, exist_ok=True)
-  with (root / ".lock").open("a") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield
-
-
-def _is_locked(run_dir: pathlib.Path) -> bool:
-  """Looks, and leaves no trace: a folder that one may only read will do."""
-  try:
-    with (run_dir / ".lock").open() as file:
-      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-  except FileNotFoundError:
-    return False
-  except BlockingIOError:
-    return True
-  return False
-
-
-def _cause(error: BaseException) -> Cause:
-  exhausted = isinstance(error, MemoryError) or (
-    "RESOURCE_EXHAUSTED" in str(error)  # how XLA says it
-  )
-  return "out of memory" if exhausted else "crashed"
-
-
-def _sentence(error: BaseException) -> str:
-  text = " ".join(str(error).split()) or type(error).__name__
-  if _cause(error) == "out of memory":
-    return f"out of memory; lower data.rows or objective.chunk ({text[:200]})"
-  return text

@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fmjax.config import Experiment
-from fmjax.scaling import executors, launch
+from fmjax.scaling import executors, launch, run_state, sweep_plan
 from fmjax.scaling.executors import Executor, Local, Slurm, Submitted
 from fmjax.scaling.job import Setup, Task
-from fmjax.scaling.launch import Action, Cause, Entry, Row, Say
+from fmjax.scaling.launch import Action, Row, Say
+from fmjax.scaling.run_state import Cause
 from fmjax.scaling.standing import Standing, standing
+from fmjax.scaling.sweep_plan import Entry
 from fmjax.train.stop import on_sigterm
 
 Watch = Callable[[Sequence[Standing]], None]
@@ -119,7 +121,7 @@ class _Course:
         self._actions[entry.name] = "skipped"
         say(f"{entry.name}: is in the queue, job {job}")
     self.waiting = collections.deque(
-      launch.jobs([entry for entry in entries if self._is_to_begin(entry)])
+      sweep_plan.jobs([entry for entry in entries if self._is_to_begin(entry)])
     )
     self._standings: dict[str, Standing] = {}
     self._fresh: set[str] = set()  # active at the last look
@@ -151,7 +153,8 @@ class _Course:
     for active in list(self.active):
       # A process may outlive its job, and is none too few before it ends.
       if executor.is_over(active.job) and not any(
-        launch.state_of(entry.run_dir) == "running" for entry in active.entries
+        run_state.state_of(entry.run_dir) == "running"
+        for entry in active.entries
       ):
         self.active.remove(active)
         self._note(active)
@@ -181,11 +184,11 @@ class _Course:
     return list(self._standings.values())
 
   def rows(self) -> list[Row]:
-    for job in launch.jobs(self._entries):
-      launch.clear(job)
+    for job in sweep_plan.jobs(self._entries):
+      sweep_plan.clear(job)
     rows = []
     for entry in self._entries:
-      if launch.state_of(entry.run_dir) == "running":
+      if run_state.state_of(entry.run_dir) == "running":
         self._actions[entry.name] = "skipped"
         self._say(f"{entry.name}: a process is working on {entry.run_dir}")
       rows.append(
@@ -226,10 +229,10 @@ class _Course:
 
 def _mark_dead(entry: Entry, died: tuple[str, Cause] | None) -> str | None:
   """Of an entry whose job ended without an answer: what is said of it."""
-  state = launch.state_of(entry.run_dir)
+  state = run_state.state_of(entry.run_dir)
   if died is None or state not in ("new", "killed"):
     return None
   error, cause = died
   if state == "killed":
-    launch.mark_failed(entry.run_dir, error=error, cause=cause)
+    run_state.mark_failed(entry.run_dir, error=error, cause=cause)
   return error

@@ -15,7 +15,7 @@ from fmjax import config as config_lib
 from fmjax.config import StandardScale
 from fmjax.data.schema import DataError
 from fmjax.eval.ranked import Ranked, from_parquet
-from fmjax.scaling import launch, records
+from fmjax.scaling import records, run_state, sweep_plan
 
 SELECTED_ON = "ndcg@10"  # of validation, as the training loop does
 
@@ -50,9 +50,9 @@ def find_runs(
   """Finished run directories, and a sentence on each that was left out.
 
   A place is a run directory, a folder of runs, or the list of an experiment
-  file in such a folder (`launch.list_path`). Of a list, the runs that it names
-  and those that differ from one of them by seed alone; of a folder, those of
-  all its lists, or all runs where no file was swept whole.
+  file in such a folder (`sweep_plan.list_path`). Of a list, the runs that it
+  names and those that differ from one of them by seed alone; of a folder, those
+  of all its lists, or all runs where no file was swept whole.
   """
   found: list[pathlib.Path] = []
   notes: list[str] = []
@@ -60,11 +60,11 @@ def find_runs(
     if is_run(place):
       found.append(place)
       continue
-    is_list = place.name.endswith(launch.LIST_SUFFIX)
+    is_list = place.name.endswith(sweep_plan.LIST_SUFFIX)
     folder = place.parent if is_list else place
     lists = {
-      path: set((launch.read_list(path) or {}).values())
-      for path in folder.glob(f"*{launch.LIST_SUFFIX}")
+      path: set((sweep_plan.read_list(path) or {}).values())
+      for path in folder.glob(f"*{sweep_plan.LIST_SUFFIX}")
     }
     if is_list and place not in lists:
       raise DataError(
@@ -99,7 +99,7 @@ def find_runs(
     found += inside
   done = []
   for path in dict.fromkeys(found):  # places may overlap
-    if (state := launch.state_of(path)) == "done":
+    if (state := run_state.state_of(path)) == "done":
       done.append(path)
     else:
       notes.append(f"{path.name} is left out: it is {state}")

@@ -11,9 +11,9 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fmjax.scaling import launch, records
+from fmjax.scaling import records, run_state
 from fmjax.scaling.count import step_flops
-from fmjax.scaling.launch import Entry
+from fmjax.scaling.sweep_plan import Entry
 
 # Of the end of a metrics.jsonl: several records.
 _TAIL_BYTES = 8_192
@@ -64,7 +64,7 @@ class Standing:
 def standing(entry: Entry, *, queued: bool = False) -> Standing:
   """How an experiment stands now; `queued`: a cluster has its job."""
   run_dir, run = entry.run_dir, entry.experiment.run
-  state: str = launch.state_of(run_dir)
+  state: str = run_state.state_of(run_dir)
   status = records.read_json(run_dir / "status.json") or {}
   result = records.read_json(run_dir / "result.json") or {}
   last = last_record(run_dir / "metrics.jsonl")

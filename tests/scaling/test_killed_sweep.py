@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import sweep_world as world
 
-from fmjax.scaling import launch, records
+from fmjax.scaling import launch, records, run_state
 
 # What two sweeps of the same experiments may differ in.
 CLOCK = ("train_s", "wall_s", "device")
@@ -52,10 +52,10 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_undisturbed(
       began = world.status(run_dir)["starts"]
       assert began in (expected[name], expected[name][:-1])
       expected[name] = began
-      if launch.state_of(run_dir) == "killed":
-        expected[name] = [*began, launch.saved_step(run_dir)]
+      if run_state.state_of(run_dir) == "killed":
+        expected[name] = [*began, run_state.saved_step(run_dir)]
       else:
-        assert launch.state_of(run_dir) == "done"
+        assert run_state.state_of(run_dir) == "done"
   assert world.start(tmp_path, "--jobs", "2").wait(timeout=300) == 0
   # Every run exists once, and nothing that was saved was trained again.
   found = {world.status(d)["name"]: d for d in world.run_dirs(tmp_path)}
@@ -65,7 +65,7 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_undisturbed(
   assert began == expected
   assert any(step for steps in began.values() for step in steps)
   for run_dir in found.values():
-    assert launch.state_of(run_dir) == "done"
+    assert run_state.state_of(run_dir) == "done"
     assert world.logged_steps(run_dir) == list(range(1, world.STEPS + 1))
   # One run after the other, in this process.
   undisturbed = tmp_path / "undisturbed"
@@ -97,7 +97,7 @@ def starts(run_dir):
 
 def progress(run_dir, *, saved):
   if saved:
-    return launch.saved_step(run_dir)
+    return run_state.saved_step(run_dir)
   return len(world.logged_steps(run_dir))
 
 

@@ -41,7 +41,14 @@ from fmjax.config import (
 from fmjax.data.prepare import ensure_prepared
 from fmjax.data.schema import DataError
 from fmjax.eval.ranked import from_parquet
-from fmjax.scaling import launch, measure, records, validator
+from fmjax.scaling import (
+  launch,
+  measure,
+  records,
+  run_state,
+  sweep_plan,
+  validator,
+)
 from fmjax.scaling.ladder import ladder
 from fmjax.scaling.report import report
 from fmjax.scaling.rungs import find_runs
@@ -167,7 +174,9 @@ def test_baselines_are_ranked_once_for_the_sweep(swept):
 
 def test_the_id_depends_on_what_determines_the_model_and_on_nothing_else():
   def identity(changes=None, checksum="a"):
-    return launch.run_id(override(BASE, changes or {}), data_checksum=checksum)
+    return run_state.run_id(
+      override(BASE, changes or {}), data_checksum=checksum
+    )
 
   same = [
     {},
@@ -195,7 +204,7 @@ def test_the_place_of_a_log_is_no_part_of_the_id():
     override(BASE, {"data.source": MovieTweetings(raw=raw)})
     for raw in ("", "/somewhere/else")
   )
-  assert launch.run_id(here, data_checksum="a") == launch.run_id(
+  assert run_state.run_id(here, data_checksum="a") == run_state.run_id(
     there, data_checksum="a"
   )
 
@@ -237,13 +246,13 @@ def test_a_killed_run_is_seen_and_resumed_where_it_stopped(tmp_path):
         break
     assert child.poll() is None, "it ended before it could be killed"
     (run_dir,) = root.glob("long-*")
-    assert launch.state_of(run_dir) == "running"
+    assert run_state.state_of(run_dir) == "running"
     with pytest.raises(ConfigError, match="another process is working on"):
       launch.execute(longer, name="long", root=root)
   finally:
     child.send_signal(signal.SIGKILL)
     child.wait()
-  assert launch.state_of(run_dir) == "killed"
+  assert run_state.state_of(run_dir) == "killed"
   (row,) = launch.sweep({"long": longer}, root)
   assert (row.state, row.action) == ("done", "resumed")
   steps = [
@@ -534,7 +543,7 @@ def test_a_report_is_on_the_runs_of_the_file_with_all_their_seeds(
   (note,) = content["notes"]
   assert "has such a run" in note
   # Without the list nobody knows what belongs together: it must be said.
-  launch.list_path(root, "ladder").unlink()
+  sweep_plan.list_path(root, "ladder").unlink()
   with pytest.raises(DataError, match="unequal steps"):
     report([root], tmp_path)
   runs, _ = find_runs([root])
@@ -554,14 +563,14 @@ def test_runs_of_one_name_that_differ_are_not_mixed(two_swept, tmp_path):
 
 
 def test_a_run_of_another_process_is_skipped_and_the_others_run(tmp_path):
-  (entry,) = launch.plan({"d8": LADDER["d8"]}, tmp_path)
+  (entry,) = sweep_plan.plan({"d8": LADDER["d8"]}, tmp_path)
   entry.run_dir.mkdir(parents=True)
   records.write_json(entry.run_dir / "status.json", {"state": "running"})
   with (entry.run_dir / ".lock").open("w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     # A look takes no lock that keeps others out.
-    assert launch.state_of(entry.run_dir) == "running"
-    with pytest.raises(launch.BusyError, match="another process"):
+    assert run_state.state_of(entry.run_dir) == "running"
+    with pytest.raises(run_state.BusyError, match="another process"):
       launch.execute(LADDER["d8"], name="d8", root=tmp_path)
     experiments = {name: LADDER[name] for name in ("d8", "d16")}
     rows = launch.sweep(experiments, tmp_path)
@@ -569,7 +578,7 @@ def test_a_run_of_another_process_is_skipped_and_the_others_run(tmp_path):
     ("skipped", "running"),
     ("trained", "done"),
   ]
-  assert launch.state_of(entry.run_dir) == "killed"
+  assert run_state.state_of(entry.run_dir) == "killed"
 
 
 @pytest.mark.parametrize("failure", [OSError("disk full"), KeyError("model")])
@@ -608,7 +617,8 @@ def test_input_that_cannot_be_used_ends_a_sweep(tmp_path, monkeypatch):
 def test_sigterm_in_any_phase_keeps_what_is_done_and_skips_the_rest(
   tmp_path, monkeypatch, phase
 ):
-  real = getattr(launch, phase)
+  place = sweep_plan if phase == "ensure_prepared" else launch
+  real = getattr(place, phase)
   calls = []
 
   def then_sigterm(*args, **options):
@@ -618,7 +628,7 @@ def test_sigterm_in_any_phase_keeps_what_is_done_and_skips_the_rest(
     calls.append(result)
     return result
 
-  monkeypatch.setattr(launch, phase, then_sigterm)
+  monkeypatch.setattr(place, phase, then_sigterm)
   experiments = {name: LADDER[name] for name in ("d8", "d16")}
   first, second = launch.sweep(experiments, tmp_path)
   assert len(calls) == 1

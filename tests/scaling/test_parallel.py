@@ -13,7 +13,7 @@ import submitit
 import sweep_world as world
 
 from fmjax.config import ConfigError, override
-from fmjax.scaling import executors, launch, parallel
+from fmjax.scaling import executors, launch, parallel, run_state, sweep_plan
 from fmjax.scaling.executors import Local, Slurm
 from fmjax.scaling.job import Job, Task
 from fmjax.train.stop import Stop
@@ -109,7 +109,7 @@ def test_a_process_that_is_asked_to_end_is_no_failure(
   task, _ = tasks_of(experiments, root)
   executor = submitit.AutoExecutor(tmp_path / "jobs", cluster="debug")
   assert executor.submit(Job([task], setup=TERMINATED)).result() == [None]
-  assert launch.state_of(task.run_dir) == "new"
+  assert run_state.state_of(task.run_dir) == "new"
 
 
 def test_a_job_of_other_sources_trains_nothing_and_says_so(
@@ -179,7 +179,7 @@ def test_a_sweep_in_jobs_trains_every_experiment_once(experiments, root):
     (name, "trained", "done") for name in experiments
   ]
   assert all(row.test is not None for row in rows)
-  assert launch.read_list(launch.list_path(root, "ladder")) == {
+  assert sweep_plan.read_list(sweep_plan.list_path(root, "ladder")) == {
     row.name: row.run_dir.name for row in rows
   }
   assert [one.state for one in looks[0]] == ["new", "new"]
@@ -225,8 +225,8 @@ def test_a_run_that_is_killed_fails_alone_and_is_retried_on_request(
     target=lambda: rows.extend(run(experiments, root)), daemon=True
   )
   sweep.start()
-  victim = launch.plan(experiments, root)[0].run_dir
-  world.wait_for(lambda: launch.saved_step(victim) >= 10)
+  victim = sweep_plan.plan(experiments, root)[0].run_dir
+  world.wait_for(lambda: run_state.saved_step(victim) >= 10)
   os.kill(world.process_of(victim), signal.SIGKILL)
   sweep.join(timeout=300)
   assert [(row.action, row.state) for row in rows] == [
@@ -305,13 +305,13 @@ def test_sigterm_saves_what_runs_and_begins_nothing_more(root, tmp_path):
   finally:
     if sweep.poll() is None:
       world.kill(sweep)
-  entries = launch.plan(experiments, root)
-  states = [launch.state_of(entry.run_dir) for entry in entries]
+  entries = sweep_plan.plan(experiments, root)
+  states = [run_state.state_of(entry.run_dir) for entry in entries]
   assert sorted(states) == ["interrupted", "interrupted", "new", "new"]
   for entry in entries:
-    if launch.state_of(entry.run_dir) == "interrupted":
+    if run_state.state_of(entry.run_dir) == "interrupted":
       step = world.status(entry.run_dir)["step"]
-      assert launch.saved_step(entry.run_dir) == step >= 20
+      assert run_state.saved_step(entry.run_dir) == step >= 20
 
 
 @pytest.mark.slow
@@ -322,7 +322,7 @@ def test_two_sweeps_of_one_file_share_the_work(tmp_path):
   dirs = world.run_dirs(tmp_path)
   assert len(dirs) == 4
   for run_dir in dirs:
-    assert launch.state_of(run_dir) == "done"
+    assert run_state.state_of(run_dir) == "done"
     assert world.status(run_dir)["starts"] == [0]
     assert world.logged_steps(run_dir) == list(range(1, world.STEPS + 1))
 
@@ -342,7 +342,7 @@ def test_jobs_that_outlive_their_sweep_are_left_alone_by_the_next(
   assert [row.action for row in rows] == ["skipped", "skipped"]
   world.wait_for_ends(tmp_path)
   for row in rows:
-    world.wait_for(lambda row=row: launch.state_of(row.run_dir) == "done")
+    world.wait_for(lambda row=row: run_state.state_of(row.run_dir) == "done")
     assert world.status(row.run_dir)["starts"] == [0]
     assert world.logged_steps(row.run_dir) == list(range(1, 401))
 

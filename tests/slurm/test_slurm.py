@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import sweep_world as world
 
-from fmjax.scaling import executors, launch, parallel
+from fmjax.scaling import executors, parallel, run_state
 from fmjax.scaling.executors import Slurm
 
 CLUSTER = Slurm(jobs=2, hours=1.0, cpus=1)
@@ -58,7 +58,7 @@ def running_past(folder, step):
     return [
       run_dir
       for run_dir in world.run_dirs(folder)
-      if launch.state_of(run_dir) == "running"
+      if run_state.state_of(run_dir) == "running"
       and max(world.logged_steps(run_dir), default=0) > step
     ]
 
@@ -123,9 +123,9 @@ def test_jobs_outlive_the_sweep_and_the_next_one_submits_none_twice(tmp_path):
   subprocess.run(["scancel", "--me"], check=True)
   world.wait_for(lambda: not queue())
   world.wait_for_ends(tmp_path)
-  states = {launch.state_of(row.run_dir) for row in rows}
+  states = {run_state.state_of(row.run_dir) for row in rows}
   assert states <= {"interrupted", "killed", "new", "done"}
-  assert launch.state_of(run_dir) != "new"
+  assert run_state.state_of(run_dir) != "new"
 
 
 def test_a_run_that_dies_is_marked_and_the_others_go_on(tmp_path):
@@ -139,7 +139,7 @@ def test_a_run_that_dies_is_marked_and_the_others_go_on(tmp_path):
     end(sweep)
   status = world.status(run_dir)
   assert (status["state"], status["cause"]) == ("failed", "out of memory")
-  states = [launch.state_of(d) for d in world.run_dirs(tmp_path)]
+  states = [run_state.state_of(d) for d in world.run_dirs(tmp_path)]
   assert sorted(states) == ["done", "failed"]
   rows = parallel.sweep(
     experiments, world.root(tmp_path), launcher=CLUSTER, retry_failed=True
