@@ -36,6 +36,10 @@ class Rung:
   def backbone(self) -> int:
     return self.first["params"]["backbone"]
 
+  @property
+  def steps(self) -> int:
+    return self.first["config"]["run"]["steps"]
+
   def mean(self, key: str) -> float:
     return float(np.mean([result[key] for result in self.results]))
 
@@ -185,7 +189,7 @@ def refuse_mixture(
   """
   where = ", ".join(map(str, places))
   remedy = "name the run directories that belong together"
-  steps = {rung.name: rung.first["config"]["run"]["steps"] for rung in rungs}
+  steps = {rung.name: rung.steps for rung in rungs}
   if not lengths and len(set(steps.values())) > 1:
     shown = ", ".join(f"{name} {count:,}" for name, count in steps.items())
     raise DataError(

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from fmjax.data.schema import DataError
-from fmjax.scaling import allocation, choice, curves, fit
+from fmjax.scaling import budgets, choice, curves, fit, gains
 from fmjax.scaling.bootstrap import Refits, bootstrap
 from fmjax.scaling.broken import BrokenPower
 from fmjax.scaling.checklist import checklist
@@ -29,11 +28,7 @@ from fmjax.scaling.uncertainty import Samples, sample
 INPUTS = ("params", "tokens")
 HELD_OUT = 2  # the largest sizes
 METRICS = ("nll", "hr@10", "ndcg@10")
-_TENFOLD = (8.0, 12.5)  # of what is called ten times as much
 _GRID = 60  # sizes at which a curve is told
-_BUDGETS = 16  # of compute, at which sizes are compared
-_GAINED = ("nll", "ndcg@10")
-_NORMAL_95 = 1.96  # standard errors in half a 95 % interval
 
 
 def is_grid(rungs: Sequence[Rung]) -> bool:
@@ -42,14 +37,14 @@ def is_grid(rungs: Sequence[Rung]) -> bool:
     return False  # the same experiment, once with another length
   lengths: dict[int, set[int]] = {}
   for rung in rungs:
-    lengths.setdefault(rung.backbone, set()).add(_steps(rung))
+    lengths.setdefault(rung.backbone, set()).add(rung.steps)
   return any(len(found) > 1 for found in lengths.values())
 
 
 def longest(rungs: Sequence[Rung]) -> list[Rung]:
   """The ladder of the longest training."""
-  most = max(map(_steps, rungs))
-  return [rung for rung in rungs if _steps(rung) == most]
+  most = max(rung.steps for rung in rungs)
+  return [rung for rung in rungs if rung.steps == most]
 
 
 def analyze(rungs: Sequence[Rung], *, floor: float | None) -> dict[str, Any]:
@@ -83,7 +78,7 @@ def analyze(rungs: Sequence[Rung], *, floor: float | None) -> dict[str, Any]:
     "curves": _curves(law, refits, runs),
     "choice": _choice(runs),
     "against": _other_counts(runs),
-    "allocation": _allocation(law, rungs),
+    "allocation": budgets.compare(law, rungs),
     "sensitivity": sensitivity(
       law,
       definitions={
@@ -92,8 +87,8 @@ def analyze(rungs: Sequence[Rung], *, floor: float | None) -> dict[str, Any]:
       },
     ),
     "ceiling": _ceiling(rungs, samples["ndcg@10"]),
-    "gains": _gains(rungs, samples, noise),
-    "loss_and_metric": _agreement(rungs, samples),
+    "gains": gains.tenfold(rungs, samples, noise),
+    "loss_and_metric": gains.agreement(rungs, samples),
     "checklist": checklist(
       law,
       clusters=len(np.unique(runs["trunk"])),
@@ -118,10 +113,6 @@ def _require_cells(runs: Mapping[str, np.ndarray]) -> None:
         f" {most:,} steps, at which the largest sizes are to be predicted:"
         " sweep again"
       )
-
-
-def _steps(rung: Rung) -> int:
-  return rung.first["config"]["run"]["steps"]
 
 
 def _runs(rungs: Sequence[Rung]) -> dict[str, np.ndarray]:
@@ -160,7 +151,7 @@ def _grid(
       "seeds": [result["seed"] for result in rung.results],
       "params": rung.first["params"],
       "width": rung.first["config"]["model"]["width"],
-      "steps": _steps(rung),
+      "steps": rung.steps,
       "tokens": round(rung.mean("tokens")),
       "epochs": rung.mean("epochs"),
       "flops": rung.first["flops"]["model"],
@@ -204,7 +195,7 @@ def _noise(rungs: Sequence[Rung]) -> dict[str, Any]:
   """What a seed moves: standard deviation of test metrics, pooled."""
   several = [rung for rung in rungs if len(rung.results) > 1]
   found: dict[str, Any] = {"rungs": len(several)}
-  for metric in _GAINED:
+  for metric in gains.METRICS:
     groups = [
       np.array([result["test"][metric] for result in rung.results])
       for rung in several
@@ -291,7 +282,7 @@ def _held_out(
 
 def _rung_at(rungs: Sequence[Rung], size: float, steps: int) -> Rung:
   return next(
-    rung for rung in rungs if rung.backbone == size and _steps(rung) == steps
+    rung for rung in rungs if rung.backbone == size and rung.steps == steps
   )
 
 
@@ -344,75 +335,10 @@ def _other_counts(runs: Mapping[str, np.ndarray]) -> dict[str, Any]:
   return {"total": law.to_dict()}
 
 
-def _allocation(law: Fit, rungs: Sequence[Rung]) -> dict[str, Any]:
-  """The best size of a budget by three approaches; C = 6·N·D."""
-  found, notes = [], []
-  for attempt in (
-    lambda: _envelope(rungs),
-    lambda: _isoflop(rungs, "quadratic"),
-    lambda: _isoflop(rungs, "akima"),
-    lambda: allocation.parametric(law),
-  ):
-    try:
-      found.append(attempt())
-    except DataError as error:
-      notes.append(str(error))
-  return {**allocation.compare(found), "notes": notes}
-
-
-def _by_size(
-  rungs: Sequence[Rung],
-) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-  """Compute and test NLL along the lengths of each size, seeds averaged."""
-  found: dict[int, list[Rung]] = {}
-  for rung in rungs:
-    found.setdefault(rung.backbone, []).append(rung)
-  return {
-    size: (
-      np.array([6 * size * rung.mean("tokens") for rung in by_length]),
-      np.array([_nll(rung) for rung in by_length]),
-    )
-    for size, unsorted in found.items()
-    for by_length in [sorted(unsorted, key=_steps)]
-    if len(by_length) > 1
-  }
-
-
-def _nll(rung: Rung) -> float:
-  return float(np.mean([result["test"]["nll"] for result in rung.results]))
-
-
-def _envelope(rungs: Sequence[Rung]) -> allocation.Allocation:
-  """Over the lengths of each size: each is the end of a run of its own."""
-  curves = _by_size(rungs)
-  compute, loss = zip(*curves.values(), strict=True)
-  return allocation.envelope(compute, loss, list(curves))
-
-
-def _isoflop(rungs: Sequence[Rung], curve: str) -> allocation.Allocation:
-  """At budgets that several sizes span, read off each size's own lengths.
-
-  Sizes were not trained to budgets: a size's loss at one is interpolated
-  between its lengths, linearly in logs.
-  """
-  curves = _by_size(rungs)
-  ends = np.log(np.concatenate([compute for compute, _ in curves.values()]))
-  budgets = np.linspace(ends.min(), ends.max(), _BUDGETS + 2)[1:-1]
-  rows = [
-    (np.exp(budget), size, np.exp(np.interp(budget, log_c, np.log(loss))))
-    for size, (compute, loss) in curves.items()
-    for log_c in [np.log(compute)]
-    for budget in budgets
-    if log_c[0] <= budget <= log_c[-1]
-  ]
-  compute_n, params_n, loss_n = np.array(rows).T
-  return allocation.isoflop(compute_n, params_n, loss_n, curve=curve)
-
-
 def _ceiling(rungs: Sequence[Rung], samples: Samples) -> dict[str, Any]:
   """NDCG@10 of endless parameters at the longest training."""
-  most = max(map(_steps, rungs))
-  places = [i for i, rung in enumerate(rungs) if _steps(rung) == most]
+  most = max(rung.steps for rung in rungs)
+  places = [i for i, rung in enumerate(rungs) if rung.steps == most]
   size_n = np.array([rungs[place].backbone for place in places], float)
   form = curves.RisingOffset(("params",))
   try:
@@ -420,107 +346,6 @@ def _ceiling(rungs: Sequence[Rung], samples: Samples) -> dict[str, Any]:
   except DataError as error:
     return {"good": False, "warnings": [str(error)]}
   return law.to_dict()
-
-
-def _gains(
-  rungs: Sequence[Rung],
-  samples: Mapping[str, Samples],
-  noise: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-  """Of about ten times the parameters, or the tokens, on the same users."""
-  found = []
-  for place, rung in enumerate(rungs):
-    for other, larger in enumerate(rungs):
-      more = {
-        "params": larger.backbone / rung.backbone,
-        "tokens": larger.mean("tokens") / rung.mean("tokens"),
-      }
-      for axis, of in (("params", "tokens"), ("tokens", "params")):
-        same = 0.98 < more[of] < 1.02
-        if not same or not _TENFOLD[0] <= more[axis] <= _TENFOLD[1]:
-          continue
-        found.append(
-          {
-            "of": axis,
-            "factor": more[axis],
-            "from": rung.name,
-            "to": larger.name,
-            **{
-              metric: _gain(
-                samples[metric], other, place, seed_sd=noise[metric]
-              )
-              for metric in _GAINED
-            },
-          }
-        )
-  return found
-
-
-def _gain(
-  samples: Samples, rung: int, other: int, *, seed_sd: float | None
-) -> dict[str, Any]:
-  """Of `rung` over `other`, paired by user; and with what a seed moves."""
-  gap = float(samples.value_n[rung] - samples.value_n[other])
-  low, high = samples.difference(rung, other).tolist()
-  with_seeds = None
-  if seed_sd is not None:
-    error = (high - low) / (2 * _NORMAL_95)
-    reach = _NORMAL_95 * float(np.sqrt(error**2 + 2 * seed_sd**2))
-    with_seeds = [gap - reach, gap + reach]
-  return {
-    "difference": gap,
-    "interval": [low, high],
-    "interval_with_seeds": with_seeds,
-  }
-
-
-def _agreement(
-  rungs: Sequence[Rung], samples: Mapping[str, Samples]
-) -> dict[str, Any]:
-  """Do loss and metric order the rungs alike? 1: a lower loss ranks better.
-
-  Over the sizes of each length, and over the lengths of each size, then the
-  mean: pooled, a strong order of one axis would hide what the other says.
-  """
-  axes = {
-    "over_sizes": [_steps(rung) for rung in rungs],
-    "over_lengths": [rung.backbone for rung in rungs],
-  }
-  return {name: _ordered(samples, groups) for name, groups in axes.items()}
-
-
-def _ordered(
-  samples: Mapping[str, Samples], groups: Sequence[int]
-) -> dict[str, Any]:
-  label = np.array(groups)
-  parts = [
-    np.flatnonzero(label == group)
-    for group in np.unique(label)
-    if (label == group).sum() > 2
-  ]
-  if not parts:
-    return {"rank_correlation": None, "interval": None, "agree_in_sign": None}
-
-  def mean(nll_sn: np.ndarray, ndcg_sn: np.ndarray) -> np.ndarray:
-    found = [_spearman(-nll_sn[:, p], ndcg_sn[:, p]) for p in parts]
-    return np.mean(found, axis=0)
-
-  nll, ndcg = samples["nll"], samples["ndcg@10"]
-  value = float(mean(nll.value_n[None], ndcg.value_n[None])[0])
-  low, high = np.percentile(mean(nll.draw_sn, ndcg.draw_sn), [2.5, 97.5])
-  return {
-    "rank_correlation": value,
-    "interval": [float(low), float(high)],
-    "agree_in_sign": value > 0,
-  }
-
-
-def _spearman(left_sn: np.ndarray, right_sn: np.ndarray) -> np.ndarray:
-  """Rank correlation of each row, [s]; 0 where one says nothing."""
-  ranks = [scipy.stats.rankdata(x, axis=1) for x in (left_sn, right_sn)]
-  left, right = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
-  size_s = np.sqrt((left**2).sum(1) * (right**2).sum(1))
-  return (left * right).sum(1) / np.where(size_s > 0, size_s, 1.0)
 
 
 def _profile(law: Fit, name: str) -> list[float | None] | None:

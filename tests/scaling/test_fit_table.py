@@ -1,5 +1,4 @@
 import json
-import os
 import pathlib
 
 import numpy as np
@@ -19,7 +18,7 @@ X = np.geomspace(1e3, 1e6, 12)
 TRUE = {"E": 1.7, "A": 40.0, "alpha": 0.35}
 HOFFMANN = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 SRT = (
-  pathlib.Path(os.environ.get("FMJAX_DATA", "data")) / "scaling/srt_runs.csv"
+  pathlib.Path(__file__).parents[2] / "third_party/mercado-libre/srt_runs.csv"
 )
 
 
@@ -490,7 +489,6 @@ def test_wrong_usage_and_bad_input_have_their_exit_codes(
   assert capsys.readouterr().err.startswith("error: ")
 
 
-@pytest.mark.skipif(not SRT.exists(), reason="published table not found")
 def test_the_ladder_of_mercado_libre_gains_on_ndcg_and_loses_on_loss():
   where = {"dataset": "amazon-1M", "nce_num_negatives": "100"}
   inputs = {"params": "model_non_emb_params"}

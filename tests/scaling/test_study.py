@@ -16,7 +16,7 @@ from fmjax.data.schema import DataError
 from fmjax.eval.metrics import summary
 from fmjax.eval.ranked import TOP, Ranked
 from fmjax.eval.slices import slices
-from fmjax.scaling import records, study, study_figure
+from fmjax.scaling import gains, records, study, study_figure
 from fmjax.scaling.ladder import grid
 from fmjax.scaling.rungs import Rung
 from fmjax.scaling.uncertainty import Samples
@@ -216,10 +216,10 @@ def test_a_metric_that_falls_with_size_is_not_hidden_by_the_lengths():
   }
   sizes = [i for i in range(5) for _ in range(3)]
   lengths = [j for _ in range(5) for j in range(3)]
-  assert study._ordered(samples, lengths)["rank_correlation"] == pytest.approx(
+  assert gains.ordered(samples, lengths)["rank_correlation"] == pytest.approx(
     -1
   )
-  assert study._ordered(samples, sizes)["rank_correlation"] == pytest.approx(1)
+  assert gains.ordered(samples, sizes)["rank_correlation"] == pytest.approx(1)
 
 
 @pytest.mark.slow
