@@ -8,25 +8,17 @@ of what will be read was never trained on. Articles have no metadata, so those
 have their age and their counts alone.
 """
 
+from experiments import parameters_data
 from fmjax.config import (
-  CalendarTime,
-  CandidateAge,
   DataConfig,
-  DynamicCounts,
   Experiment,
   Globo,
   IdOnly,
-  ItemsConfig,
-  LogBucketBias,
-  LogGap,
-  MaximalUpdate,
   MixedProposal,
-  ModelConfig,
-  OptimConfig,
-  RunConfig,
+  NoAuxiliary,
   SampledSoftmax,
-  StableDecay,
   TemporalSplit,
+  override,
 )
 from fmjax.scaling.ladder import grid
 
@@ -46,33 +38,23 @@ def experiments() -> dict[str, Experiment]:
 
 
 def base() -> Experiment:
-  return Experiment(
-    data=DataConfig(
-      source=Globo(),
-      # Two weeks: validation and test are the last hours.
-      split=TemporalSplit(validation=0.03, test=0.06),
-      window=64,
-      stride=64,
-      rows=16,
-    ),
-    model=ModelConfig(
-      width=16,
-      layers=2,
-      heads=1,
-      dropout=0.0,  # no token is seen twice
-      time=CalendarTime(slow_terms=0),
-      relative_time=LogBucketBias(),
-      gap=LogGap(),
-      items=ItemsConfig(
-        mixer=IdOnly(), age=CandidateAge(), dynamics=DynamicCounts()
+  """The model of parameters_data.py, on another log."""
+  return override(
+    parameters_data.base(),
+    {
+      "data": DataConfig(
+        source=Globo(),
+        # Two weeks: validation and test are the last hours.
+        split=TemporalSplit(validation=0.03, test=0.06),
+        window=64,
+        stride=64,
+        rows=16,
       ),
-      scale=MaximalUpdate(base_width=16),
-    ),
-    # A full softmax over 46,000 articles costs twenty backbones. Evaluation is
-    # over all of them.
-    objective=SampledSoftmax(negatives=1_024, proposal=MixedProposal()),
-    optim=OptimConfig(
-      learning_rate=8e-3, schedule=StableDecay(), weight_decay=0.0
-    ),
-    run=RunConfig(steps=1_000, evaluate_every=1_000, checkpoint_every=250),
+      "model.items.mixer": IdOnly(),
+      "model.auxiliary": NoAuxiliary(),
+      # A full softmax over 46,000 articles costs twenty backbones. Evaluation
+      # is over all of them.
+      "objective": SampledSoftmax(negatives=1_024, proposal=MixedProposal()),
+      "run.targets": "first",
+    },
   )
