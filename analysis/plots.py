@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator
 from analysis import bench
 from analysis.bench import gib
 from experiments.baselines import PUBLISHED
-from fmjax.scaling import figure
+from fmjax.scaling.reports import figure
 
 HERE = pathlib.Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"

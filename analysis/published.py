@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from analysis import plots, tables
 from analysis.performance import Shown
-from fmjax.scaling.table_fit import fit_table
+from fmjax.scaling.reports.table_fit import fit_table
 
 TABLE = (
   pathlib.Path(__file__).parents[1]

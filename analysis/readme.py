@@ -13,7 +13,7 @@ from typing import Any
 
 from analysis import ablations, baselines, bench, tables
 from experiments.baselines import PUBLISHED
-from fmjax.scaling import markdown
+from fmjax.scaling.reports import markdown
 
 HERE = pathlib.Path(__file__).parent
 RESULTS, README = HERE / "results", HERE.parent / "README.md"

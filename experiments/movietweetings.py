@@ -22,7 +22,7 @@ from fmjax.config import (
   MetadataOnly,
   override,
 )
-from fmjax.scaling.ablation import arms
+from fmjax.scaling.reports.ablation import arms
 
 SEEDS = 3
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fmjax.scaling.form import evaluate
-from fmjax.scaling.surfaces import Chinchilla
+from fmjax.scaling.laws.form import evaluate
+from fmjax.scaling.laws.surfaces import Chinchilla
 
 SURFACE = Chinchilla()
 # Hoffmann et al. 2022, equation 10.

@@ -10,7 +10,8 @@ import time
 
 from fmjax.cli.experiment_file import load
 from fmjax.config import Experiment
-from fmjax.scaling import records, run_state
+from fmjax.scaling import records
+from fmjax.scaling.sweep import run_state
 from fmjax.train.log import read_metrics
 
 STEPS = 200

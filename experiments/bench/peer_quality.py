@@ -32,8 +32,8 @@ from fmjax.data.store import Prepared
 from fmjax.eval.compare import compare
 from fmjax.eval.ranked import TOP, Ranked, from_parquet
 from fmjax.scaling import launch
-from fmjax.scaling.ablation import arms
 from fmjax.scaling.paired import seed_means
+from fmjax.scaling.reports.ablation import arms
 
 COMMAND = "python -m experiments.bench.peer_quality"
 SEEDS = 3

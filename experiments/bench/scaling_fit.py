@@ -22,9 +22,9 @@ import numpy as np
 
 from experiments.bench import record
 from fmjax.scaling import forms
-from fmjax.scaling.bootstrap import bootstrap
 from fmjax.scaling.fit import fit
-from fmjax.scaling.form import evaluate
+from fmjax.scaling.laws.form import evaluate
+from fmjax.scaling.trust.bootstrap import bootstrap
 
 COMMAND = "python -m experiments.bench.scaling_fit"
 STARTS, DRAWS, NOISE = 200, 1_000, 0.005

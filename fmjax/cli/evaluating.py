@@ -29,8 +29,9 @@ from fmjax.eval.popularity import LIFT, measured
 from fmjax.eval.slices import slices
 from fmjax.eval.timeline import SplitName
 from fmjax.model.request import neutral_fields
-from fmjax.scaling import measure, records, run_state, rungs
+from fmjax.scaling import measure, records, rungs
 from fmjax.scaling.paired import METRICS, difference
+from fmjax.scaling.sweep import run_state
 
 _SHOWN = ("nll", "hr@10", "ndcg@10", "mrr", "coverage@10", LIFT)
 

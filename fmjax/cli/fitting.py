@@ -7,7 +7,7 @@ from typing import Any
 from fmjax.cli import arguments
 from fmjax.cli.terminal import Terminal
 from fmjax.config import ConfigError
-from fmjax.scaling.table_fit import fit_table
+from fmjax.scaling.reports.table_fit import fit_table
 
 _SHOWN = 20  # predictions; the JSON object has them all
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import rich.progress
 
 from fmjax.cli.terminal import Terminal
-from fmjax.scaling.standing import Standing, counts
+from fmjax.scaling.sweep.standing import Standing, counts
 
 _PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
 

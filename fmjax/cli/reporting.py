@@ -8,15 +8,11 @@ from typing import Any
 from fmjax.cli.sweeping import root_of
 from fmjax.cli.terminal import Terminal
 from fmjax.config import ConfigError
-from fmjax.scaling import (
-  ablation,
-  markdown,
-  paired,
-  records,
-  sweep_plan,
-)
+from fmjax.scaling import paired, records
 from fmjax.scaling.report import report as write_report
+from fmjax.scaling.reports import ablation, markdown
 from fmjax.scaling.rungs import find_runs
+from fmjax.scaling.sweep import plan
 
 
 def report(
@@ -133,7 +129,7 @@ def _located(
       f" {', '.join(map(str, places))} is none: leave it out"
     )
   return [
-    sweep_plan.list_path(root_of(place, runs), place.stem)
+    plan.list_path(root_of(place, runs), place.stem)
     if place in files
     else place
     for place in places

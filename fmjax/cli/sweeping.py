@@ -13,16 +13,10 @@ from fmjax.cli.progress import SweepProgress, in_words
 from fmjax.cli.terminal import Terminal
 from fmjax.config import ConfigError, override, suggest
 from fmjax.data.prepare import ensure_prepared
-from fmjax.scaling import (
-  executors,
-  launch,
-  parallel,
-  records,
-  run_state,
-  sweep_plan,
-)
-from fmjax.scaling.executors import Local, Slurm
-from fmjax.scaling.standing import counts, standing
+from fmjax.scaling import launch, records
+from fmjax.scaling.sweep import executors, parallel, plan, run_state
+from fmjax.scaling.sweep.executors import Local, Slurm
+from fmjax.scaling.sweep.standing import counts, standing
 from fmjax.train.loop import RunError
 from fmjax.train.loop import train as train_loop
 from fmjax.train.stop import on_sigterm
@@ -90,9 +84,9 @@ def train(
   done = []
   process.keep_compiled()
   with on_sigterm() as stop:
-    entries = sweep_plan.plan(file.experiments, root)
+    entries = plan.plan(file.experiments, root)
     if file.whole:
-      sweep_plan.write_list(root, file.path.stem, entries)
+      plan.write_list(root, file.path.stem, entries)
     for entry in entries:
       name, run_dir = entry.name, entry.run_dir
       launch.execute(
@@ -186,7 +180,7 @@ def status(
   queued = executors.queued(root)
   rows = [
     standing(entry, queued=entry.run_dir.absolute() in queued)
-    for entry in sweep_plan.plan(file.experiments, root)
+    for entry in plan.plan(file.experiments, root)
   ]
   terminal.table(
     ("experiment", "state", "step", "tokens/s", "seconds", "starts", "run"),

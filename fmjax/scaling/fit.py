@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fmjax.scaling.descent import descend, gradient, pinned, polish
-from fmjax.scaling.ends import open_ends
-from fmjax.scaling.form import Form
-from fmjax.scaling.law import FLAT_GRADIENT, RARE, UNEXPLAINED, Fit, Points
-from fmjax.scaling.noise import ALL_SQUARES, huber_factors, noise_of
-from fmjax.scaling.points import check_points, gather
+from fmjax.scaling.laws.descent import descend, gradient, pinned, polish
+from fmjax.scaling.laws.ends import open_ends
+from fmjax.scaling.laws.form import Form
+from fmjax.scaling.laws.law import FLAT_GRADIENT, RARE, UNEXPLAINED, Fit, Points
+from fmjax.scaling.laws.noise import ALL_SQUARES, huber_factors, noise_of
+from fmjax.scaling.laws.points import check_points, gather
 
 DELTA = 1e-3
 STARTS = 200

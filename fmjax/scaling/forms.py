@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from fmjax import config as config_lib
-from fmjax.scaling.broken import BrokenPower
-from fmjax.scaling.curves import PowerOffset, RisingOffset
-from fmjax.scaling.form import Form
-from fmjax.scaling.polynomial import Power, Quadratic
-from fmjax.scaling.repeated import DataConstrained
-from fmjax.scaling.surfaces import Chinchilla, OverTraining
+from fmjax.scaling.laws.broken import BrokenPower
+from fmjax.scaling.laws.curves import PowerOffset, RisingOffset
+from fmjax.scaling.laws.form import Form
+from fmjax.scaling.laws.polynomial import Power, Quadratic
+from fmjax.scaling.laws.repeated import DataConstrained
+from fmjax.scaling.laws.surfaces import Chinchilla, OverTraining
 
 INPUTS = ("params", "tokens", "unique", "flops")
 FORMS = (

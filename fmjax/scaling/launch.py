@@ -12,7 +12,7 @@ model, so launching twice runs nothing twice. A directory holds
   and what train/ writes: config.json, metrics.jsonl, checkpoints.
 
 How a directory stands is told in run_state.py, what a sweep works on in
-sweep_plan.py.
+plan.py.
 """
 
 import dataclasses
@@ -42,7 +42,8 @@ from fmjax.scaling.measure import (
   is_current,
   measure,
 )
-from fmjax.scaling.run_state import (
+from fmjax.scaling.sweep.plan import Entry, clear, jobs, plan, write_list
+from fmjax.scaling.sweep.run_state import (
   BusyError,
   State,
   alone,
@@ -55,7 +56,6 @@ from fmjax.scaling.run_state import (
   sentence_of,
   state_of,
 )
-from fmjax.scaling.sweep_plan import Entry, clear, jobs, plan, write_list
 from fmjax.train.loop import train
 from fmjax.train.stop import Stop, on_sigterm
 

@@ -11,16 +11,8 @@ import scipy.stats
 from fmjax.data.schema import DataError
 from fmjax.eval.compare import compare
 from fmjax.eval.ranked import Ranked
-from fmjax.scaling import (
-  figure,
-  fit,
-  forms,
-  markdown,
-  measure,
-  records,
-  study,
-  study_figure,
-)
+from fmjax.scaling import fit, forms, measure, records
+from fmjax.scaling.reports import figure, markdown, study, study_figure
 from fmjax.scaling.rungs import (
   SELECTED_ON,
   Rung,

@@ -15,7 +15,8 @@ from fmjax import config as config_lib
 from fmjax.config import StandardScale
 from fmjax.data.schema import DataError
 from fmjax.eval.ranked import Ranked, from_parquet
-from fmjax.scaling import records, run_state, sweep_plan
+from fmjax.scaling import records
+from fmjax.scaling.sweep import plan, run_state
 
 SELECTED_ON = "ndcg@10"  # of validation, as the training loop does
 
@@ -54,7 +55,7 @@ def find_runs(
   """Finished run directories, and a sentence on each that was left out.
 
   A place is a run directory, a folder of runs, or the list of an experiment
-  file in such a folder (`sweep_plan.list_path`). Of a list, the runs that it
+  file in such a folder (`plan.list_path`). Of a list, the runs that it
   names and those that differ from one of them by seed alone; of a folder, those
   of all its lists, or all runs where no file was swept whole.
   """
@@ -64,11 +65,11 @@ def find_runs(
     if is_run(place):
       found.append(place)
       continue
-    is_list = place.name.endswith(sweep_plan.LIST_SUFFIX)
+    is_list = place.name.endswith(plan.LIST_SUFFIX)
     folder = place.parent if is_list else place
     lists = {
-      path: set((sweep_plan.read_list(path) or {}).values())
-      for path in folder.glob(f"*{sweep_plan.LIST_SUFFIX}")
+      path: set((plan.read_list(path) or {}).values())
+      for path in folder.glob(f"*{plan.LIST_SUFFIX}")
     }
     if is_list and place not in lists:
       raise DataError(

@@ -22,8 +22,8 @@ import numpy as np
 
 from fmjax.eval.metrics import DRAWS, by_user, query_values, resamples
 from fmjax.eval.ranked import Ranked
-from fmjax.scaling.descent import descend
-from fmjax.scaling.law import LEVEL, Fit
+from fmjax.scaling.laws.descent import descend
+from fmjax.scaling.laws.law import LEVEL, Fit
 
 # Of a draw's own starts: the law through the points themselves, and these many
 # of the form's grid, for draws whose best law lies elsewhere.

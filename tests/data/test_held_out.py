@@ -23,7 +23,7 @@ from fmjax.data.windows import tokens_per_epoch, training_batches
 from fmjax.eval import static
 from fmjax.eval.baselines import baselines
 from fmjax.eval.timeline import timeline
-from fmjax.scaling import sweep_plan
+from fmjax.scaling.sweep import plan
 
 DATA = DataConfig(source=Synthetic(events=4_000, users=150, items=80))
 HELD = dataclasses.replace(DATA, held_out=HeldOutItems(share=0.3))
@@ -158,7 +158,7 @@ def test_runs_and_results_with_and_without_are_told_apart(whole, held):
     "held": Experiment(data=HELD),
     "other": override(Experiment(data=HELD), {"data.held_out.seed": 1}),
   }
-  entries = sweep_plan.plan(experiments, whole.path.parent / "runs")
+  entries = plan.plan(experiments, whole.path.parent / "runs")
   assert len({entry.run_dir.name.rpartition("-")[2] for entry in entries}) == 3
   assert len({entry.prepared.checksum for entry in entries}) == 3
 

@@ -22,7 +22,9 @@ from fmjax.eval.baselines import baselines as rank_baselines
 from fmjax.eval.compare import compare
 from fmjax.eval.metrics import query_values, summary
 from fmjax.eval.ranked import TOP, Ranked
-from fmjax.scaling import ablation, measure, paired, records, sweep_plan
+from fmjax.scaling import measure, paired, records
+from fmjax.scaling.reports import ablation
+from fmjax.scaling.sweep import plan
 
 QUERIES = 400
 SEEDS = 3
@@ -338,7 +340,7 @@ def test_arms_of_one_granularity_must_be_asked_the_same(study):
 
 
 def write_list(root, file, runs):
-  records.write_json(sweep_plan.list_path(root, file), {"runs": runs})
+  records.write_json(plan.list_path(root, file), {"runs": runs})
 
 
 def test_a_file_is_reported_on_among_the_runs_of_others(study):
@@ -350,7 +352,7 @@ def test_a_file_is_reported_on_among_the_runs_of_others(study):
   for name, experiment in ablation.arms("log", {"wide": wide}, seeds=2).items():
     write_run(study, name, experiment, answers(experiment.run.seed))
   content = ablation.report(
-    [sweep_plan.list_path(study, "two")], study / "out", reference="plain"
+    [plan.list_path(study, "two")], study / "out", reference="plain"
   )
   assert set(content["arms"]["log"]) == {"plain", "wide"}
   assert content["notes"] == ["log-wide-s2 is left out: it has not begun"]
@@ -362,7 +364,7 @@ def test_an_arm_is_called_as_the_file_calls_it_not_as_who_trained_it(study):
   listed = {f"log-base-s{seed}": f"log-plain-s{seed}" for seed in range(SEEDS)}
   write_list(study, "three", listed)
   content = ablation.report(
-    [sweep_plan.list_path(study, "three")], study / "out", reference="base"
+    [plan.list_path(study, "three")], study / "out", reference="base"
   )
   assert set(content["arms"]["log"]) == {"base"}
 
@@ -370,7 +372,7 @@ def test_an_arm_is_called_as_the_file_calls_it_not_as_who_trained_it(study):
 def test_a_file_that_nobody_swept_is_refused_by_its_list(study):
   with pytest.raises(DataError, match=r"three\.sweep\.json is absent: sweep"):
     ablation.report(
-      [sweep_plan.list_path(study, "three")], study / "out", reference="plain"
+      [plan.list_path(study, "three")], study / "out", reference="plain"
     )
 
 

@@ -6,11 +6,11 @@ import scipy.optimize
 from surface_world import HOFFMANN, SURFACE, design, losses
 
 from fmjax.data.schema import DataError
-from fmjax.scaling import allocation
 from fmjax.scaling.fit import fit
-from fmjax.scaling.form import evaluate
-from fmjax.scaling.repeated import DataConstrained
-from fmjax.scaling.surfaces import OverTraining
+from fmjax.scaling.laws.form import evaluate
+from fmjax.scaling.laws.repeated import DataConstrained
+from fmjax.scaling.laws.surfaces import OverTraining
+from fmjax.scaling.trust import allocation
 
 EXPONENT, LOG_PARAMS = allocation.chinchilla_optimum(HOFFMANN)
 BUDGETS = np.geomspace(1e17, 1e21, 5)

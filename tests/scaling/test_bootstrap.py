@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from surface_world import HOFFMANN, SURFACE, design, losses
 
-from fmjax.scaling.bootstrap import bootstrap
-from fmjax.scaling.curves import PowerOffset
 from fmjax.scaling.fit import fit, search
-from fmjax.scaling.law import natural_values
-from fmjax.scaling.surfaces import OverTraining
+from fmjax.scaling.laws.curves import PowerOffset
+from fmjax.scaling.laws.law import natural_values
+from fmjax.scaling.laws.surfaces import OverTraining
+from fmjax.scaling.trust.bootstrap import bootstrap
 
 X = design()
 NOISE = 0.005

@@ -5,9 +5,9 @@ import pytest
 from surface_world import SURFACE, design, losses
 
 from fmjax.data.schema import DataError
-from fmjax.scaling.choice import leave_largest_out
-from fmjax.scaling.curves import PowerOffset
-from fmjax.scaling.surfaces import OverTraining
+from fmjax.scaling.laws.curves import PowerOffset
+from fmjax.scaling.laws.surfaces import OverTraining
+from fmjax.scaling.trust.choice import leave_largest_out
 
 X = design(sizes=8, data_sizes=6)
 INPUTS = {"params": X[:, 0], "tokens": X[:, 1]}

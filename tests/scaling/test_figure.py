@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmjax.config import ConfigError
-from fmjax.scaling.figure import draw, spread_out
+from fmjax.scaling.reports.figure import draw, spread_out
 
 
 def content(*, popularity: float, good: bool = True, rungs: int = 4):

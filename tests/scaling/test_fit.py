@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fmjax.scaling import fit
-from fmjax.scaling.curves import PowerOffset, RisingOffset
-from fmjax.scaling.polynomial import Power
+from fmjax.scaling.laws.curves import PowerOffset, RisingOffset
+from fmjax.scaling.laws.polynomial import Power
 
 X = np.geomspace(1e3, 1e6, 12)
 FALLING = PowerOffset()

@@ -10,9 +10,9 @@ from fmjax.__main__ import main
 from fmjax.config import ConfigError
 from fmjax.data.schema import DataError
 from fmjax.scaling import forms
-from fmjax.scaling import table as tables
-from fmjax.scaling.form import evaluate
-from fmjax.scaling.table_fit import fit_table
+from fmjax.scaling.laws.form import evaluate
+from fmjax.scaling.reports import table as tables
+from fmjax.scaling.reports.table_fit import fit_table
 
 X = np.geomspace(1e3, 1e6, 12)
 TRUE = {"E": 1.7, "A": 40.0, "alpha": 0.35}

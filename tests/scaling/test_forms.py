@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from fmjax.config import ConfigError
 from fmjax.scaling import forms
-from fmjax.scaling.form import evaluate
-from fmjax.scaling.law import natural_values
+from fmjax.scaling.laws.form import evaluate
+from fmjax.scaling.laws.law import natural_values
 
 TWO = ("params", "tokens")
 THREE = (*TWO, "unique")

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import sweep_world as world
 
-from fmjax.scaling import launch, records, run_state
+from fmjax.scaling import launch, records
+from fmjax.scaling.sweep import run_state
 
 # What two sweeps of the same experiments may differ in.
 CLOCK = ("train_s", "wall_s", "device")

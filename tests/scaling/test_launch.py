@@ -41,17 +41,11 @@ from fmjax.config import (
 from fmjax.data.prepare import ensure_prepared
 from fmjax.data.schema import DataError
 from fmjax.eval.ranked import from_parquet
-from fmjax.scaling import (
-  launch,
-  measure,
-  records,
-  run_state,
-  sweep_plan,
-  validator,
-)
+from fmjax.scaling import launch, measure, records, validator
 from fmjax.scaling.ladder import ladder
 from fmjax.scaling.report import report
 from fmjax.scaling.rungs import find_runs
+from fmjax.scaling.sweep import plan, run_state
 from fmjax.train import loop
 from fmjax.train.log import read_metrics
 
@@ -543,7 +537,7 @@ def test_a_report_is_on_the_runs_of_the_file_with_all_their_seeds(
   (note,) = content["notes"]
   assert "has such a run" in note
   # Without the list nobody knows what belongs together: it must be said.
-  sweep_plan.list_path(root, "ladder").unlink()
+  plan.list_path(root, "ladder").unlink()
   with pytest.raises(DataError, match="unequal steps"):
     report([root], tmp_path)
   runs, _ = find_runs([root])
@@ -563,7 +557,7 @@ def test_runs_of_one_name_that_differ_are_not_mixed(two_swept, tmp_path):
 
 
 def test_a_run_of_another_process_is_skipped_and_the_others_run(tmp_path):
-  (entry,) = sweep_plan.plan({"d8": LADDER["d8"]}, tmp_path)
+  (entry,) = plan.plan({"d8": LADDER["d8"]}, tmp_path)
   entry.run_dir.mkdir(parents=True)
   records.write_json(entry.run_dir / "status.json", {"state": "running"})
   with (entry.run_dir / ".lock").open("w") as lock:
@@ -617,7 +611,7 @@ def test_input_that_cannot_be_used_ends_a_sweep(tmp_path, monkeypatch):
 def test_sigterm_in_any_phase_keeps_what_is_done_and_skips_the_rest(
   tmp_path, monkeypatch, phase
 ):
-  place = sweep_plan if phase == "ensure_prepared" else launch
+  place = plan if phase == "ensure_prepared" else launch
   real = getattr(place, phase)
   calls = []
 

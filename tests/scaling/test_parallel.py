@@ -13,9 +13,10 @@ import submitit
 import sweep_world as world
 
 from fmjax.config import ConfigError, override
-from fmjax.scaling import executors, launch, parallel, run_state, sweep_plan
-from fmjax.scaling.executors import Local, Slurm
-from fmjax.scaling.job import Job, Task
+from fmjax.scaling import launch
+from fmjax.scaling.sweep import executors, parallel, plan, run_state
+from fmjax.scaling.sweep.executors import Local, Slurm
+from fmjax.scaling.sweep.job import Job, Task
 from fmjax.train.stop import Stop
 
 TWO = Local(jobs=2)
@@ -179,7 +180,7 @@ def test_a_sweep_in_jobs_trains_every_experiment_once(experiments, root):
     (name, "trained", "done") for name in experiments
   ]
   assert all(row.test is not None for row in rows)
-  assert sweep_plan.read_list(sweep_plan.list_path(root, "ladder")) == {
+  assert plan.read_list(plan.list_path(root, "ladder")) == {
     row.name: row.run_dir.name for row in rows
   }
   assert [one.state for one in looks[0]] == ["new", "new"]
@@ -225,7 +226,7 @@ def test_a_run_that_is_killed_fails_alone_and_is_retried_on_request(
     target=lambda: rows.extend(run(experiments, root)), daemon=True
   )
   sweep.start()
-  victim = sweep_plan.plan(experiments, root)[0].run_dir
+  victim = plan.plan(experiments, root)[0].run_dir
   world.wait_for(lambda: run_state.saved_step(victim) >= 10)
   os.kill(world.process_of(victim), signal.SIGKILL)
   sweep.join(timeout=300)
@@ -305,7 +306,7 @@ def test_sigterm_saves_what_runs_and_begins_nothing_more(root, tmp_path):
   finally:
     if sweep.poll() is None:
       world.kill(sweep)
-  entries = sweep_plan.plan(experiments, root)
+  entries = plan.plan(experiments, root)
   states = [run_state.state_of(entry.run_dir) for entry in entries]
   assert sorted(states) == ["interrupted", "interrupted", "new", "new"]
   for entry in entries:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from surface_world import HOFFMANN, SURFACE, design, losses
 
-from fmjax.scaling.curves import PowerOffset
 from fmjax.scaling.fit import fit
-from fmjax.scaling.profile import profile
+from fmjax.scaling.laws.curves import PowerOffset
+from fmjax.scaling.trust.profile import profile
 
 X = design(sizes=8, data_sizes=10)
 

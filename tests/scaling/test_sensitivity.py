@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from surface_world import EXPONENTS, SURFACE, design, losses
 
-from fmjax.scaling.bootstrap import bootstrap
-from fmjax.scaling.checklist import BY_AUTHOR, checklist
-from fmjax.scaling.curves import PowerOffset
 from fmjax.scaling.fit import fit
-from fmjax.scaling.sensitivity import sensitivity
+from fmjax.scaling.laws.curves import PowerOffset
+from fmjax.scaling.trust.bootstrap import bootstrap
+from fmjax.scaling.trust.checklist import BY_AUTHOR, checklist
+from fmjax.scaling.trust.sensitivity import sensitivity
 
 X = design(sizes=6, data_sizes=8)
 

@@ -16,8 +16,9 @@ from fmjax.data.schema import DataError
 from fmjax.eval.metrics import summary
 from fmjax.eval.ranked import TOP, Ranked
 from fmjax.eval.slices import slices
-from fmjax.scaling import gains, records, study, study_figure
+from fmjax.scaling import records
 from fmjax.scaling.ladder import grid
+from fmjax.scaling.reports import gains, study, study_figure
 from fmjax.scaling.rungs import Rung
 from fmjax.scaling.uncertainty import Samples
 

@@ -15,15 +15,15 @@ from surface_world import (
   losses,
 )
 
-from fmjax.scaling.bootstrap import bootstrap
-from fmjax.scaling.broken import BrokenPower
-from fmjax.scaling.descent import descend
 from fmjax.scaling.fit import DELTA, fit, search
-from fmjax.scaling.form import evaluate
-from fmjax.scaling.law import natural_values
-from fmjax.scaling.points import gather
-from fmjax.scaling.repeated import DataConstrained
-from fmjax.scaling.surfaces import OverTraining
+from fmjax.scaling.laws.broken import BrokenPower
+from fmjax.scaling.laws.descent import descend
+from fmjax.scaling.laws.form import evaluate
+from fmjax.scaling.laws.law import natural_values
+from fmjax.scaling.laws.points import gather
+from fmjax.scaling.laws.repeated import DataConstrained
+from fmjax.scaling.laws.surfaces import OverTraining
+from fmjax.scaling.trust.bootstrap import bootstrap
 
 X = design()
 SMALL = design(sizes=6, data_sizes=8)  # for what more points show no better

@@ -8,7 +8,8 @@ import pytest
 from test_launch import BASE
 
 from fmjax.config import StableDecay, branch_step, override
-from fmjax.scaling import launch, sweep_plan
+from fmjax.scaling import launch
+from fmjax.scaling.sweep import plan
 from fmjax.train.checkpoint import BRANCHES
 from fmjax.train.log import read_metrics
 
@@ -55,7 +56,7 @@ def result(run_dir: pathlib.Path) -> dict:
 
 def test_a_job_is_the_runs_of_a_trunk_the_longest_first(swept):
   root, _ = swept
-  jobs = sweep_plan.jobs(sweep_plan.plan(GRID, root))
+  jobs = plan.jobs(plan.plan(GRID, root))
   assert [[entry.name for entry in job] for job in jobs] == [
     ["t12-s0", "t8-s0", "t4-s0"],
     ["t12-s1", "t8-s1", "t4-s1"],
@@ -69,7 +70,7 @@ def test_a_job_is_the_runs_of_a_trunk_the_longest_first(swept):
 
 def test_runs_that_share_nothing_are_jobs_of_their_own(tmp_path):
   other = override(BASE, {"run.seed": 3})  # a cosine: no trunk
-  jobs = sweep_plan.jobs(sweep_plan.plan({"a": BASE, "b": other}, tmp_path))
+  jobs = plan.jobs(plan.plan({"a": BASE, "b": other}, tmp_path))
   assert [[entry.name for entry in job] for job in jobs] == [["a"], ["b"]]
 
 
@@ -106,7 +107,7 @@ def test_what_was_kept_is_deleted_when_no_run_needs_it(swept):
 
 def test_branches_wait_for_whoever_trains_their_trunk(tmp_path):
   of_seed = {name: GRID[name] for name in ("t4-s0", "t12-s0")}
-  entries = {e.name: e for e in sweep_plan.plan(of_seed, tmp_path)}
+  entries = {e.name: e for e in plan.plan(of_seed, tmp_path)}
   trunk = entries["t12-s0"].run_dir
   trunk.mkdir(parents=True)
   (trunk / "status.json").write_text('{"state": "running"}')

@@ -5,7 +5,7 @@ from fmjax.eval.compare import compare
 from fmjax.eval.metrics import summary
 from fmjax.eval.ranked import Ranked
 from fmjax.scaling import fit
-from fmjax.scaling.curves import PowerOffset, RisingOffset
+from fmjax.scaling.laws.curves import PowerOffset, RisingOffset
 from fmjax.scaling.uncertainty import Samples, band, sample
 
 USERS = 400

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from surface_world import HOFFMANN, SURFACE, design, losses
 
-from fmjax.scaling import varpro
-from fmjax.scaling.curves import PowerOffset
 from fmjax.scaling.fit import fit
-from fmjax.scaling.noise import ALL_SQUARES
-from fmjax.scaling.surfaces import OverTraining
+from fmjax.scaling.laws import varpro
+from fmjax.scaling.laws.curves import PowerOffset
+from fmjax.scaling.laws.noise import ALL_SQUARES
+from fmjax.scaling.laws.surfaces import OverTraining
 
 X = design(sizes=8, data_sizes=8)
 

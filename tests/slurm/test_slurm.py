@@ -8,8 +8,8 @@ import subprocess
 import pytest
 import sweep_world as world
 
-from fmjax.scaling import executors, parallel, run_state
-from fmjax.scaling.executors import Slurm
+from fmjax.scaling.sweep import executors, parallel, run_state
+from fmjax.scaling.sweep.executors import Slurm
 
 CLUSTER = Slurm(jobs=2, hours=1.0, cpus=1)
 

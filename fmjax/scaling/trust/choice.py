@@ -16,9 +16,9 @@ import scipy.stats
 
 from fmjax.data import schema
 from fmjax.scaling.fit import DELTA, STARTS, fit
-from fmjax.scaling.form import Form
-from fmjax.scaling.law import Fit, known
-from fmjax.scaling.polynomial import Power, Quadratic
+from fmjax.scaling.laws.form import Form
+from fmjax.scaling.laws.law import Fit, known
+from fmjax.scaling.laws.polynomial import Power, Quadratic
 
 _LUCK = 0.95  # an error that noise alone would stay below so often
 

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from fmjax.scaling.form import FAR, cube, exp, first_shares, on_edge
+from fmjax.scaling.laws.form import FAR, cube, exp, first_shares, on_edge
 
 # Widths of a break in logs of x: narrower is a corner, wider is no break.
 _WIDTHS = (0.02, 5.0)

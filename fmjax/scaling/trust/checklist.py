@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fmjax.scaling.bootstrap import Refits
-from fmjax.scaling.law import LEVEL, Fit
+from fmjax.scaling.laws.law import LEVEL, Fit
+from fmjax.scaling.trust.bootstrap import Refits
 
 # Questions that no table of runs answers, by heading.
 BY_AUTHOR = {

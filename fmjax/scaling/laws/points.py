@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from fmjax.data import schema
-from fmjax.scaling.form import Form, columns
-from fmjax.scaling.law import Points
+from fmjax.scaling.laws.form import Form, columns
+from fmjax.scaling.laws.law import Points
 
 # Of the smallest to the largest spread of standardized logs: below, one input
 # is a power of the others to the last digits.

@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 
 from fmjax import config as config_lib
-from fmjax.scaling import forms, table, varpro
-from fmjax.scaling.allocation import parametric
-from fmjax.scaling.bootstrap import Refits, bootstrap
-from fmjax.scaling.checklist import checklist
-from fmjax.scaling.choice import leave_largest_out
+from fmjax.scaling import forms
 from fmjax.scaling.fit import DELTA, fit
-from fmjax.scaling.form import Form
-from fmjax.scaling.law import Fit, known
-from fmjax.scaling.noise import ALL_SQUARES
-from fmjax.scaling.sensitivity import sensitivity
-from fmjax.scaling.surfaces import Chinchilla
+from fmjax.scaling.laws import varpro
+from fmjax.scaling.laws.form import Form
+from fmjax.scaling.laws.law import Fit, known
+from fmjax.scaling.laws.noise import ALL_SQUARES
+from fmjax.scaling.laws.surfaces import Chinchilla
+from fmjax.scaling.reports import table
+from fmjax.scaling.trust.allocation import parametric
+from fmjax.scaling.trust.bootstrap import Refits, bootstrap
+from fmjax.scaling.trust.checklist import checklist
+from fmjax.scaling.trust.choice import leave_largest_out
+from fmjax.scaling.trust.sensitivity import sensitivity
 
 FITTERS = ("huber", "varpro")
 

@@ -13,16 +13,19 @@ from typing import Any
 import numpy as np
 
 from fmjax.data.schema import DataError
-from fmjax.scaling import budgets, choice, curves, fit, gains
-from fmjax.scaling.bootstrap import Refits, bootstrap
-from fmjax.scaling.broken import BrokenPower
-from fmjax.scaling.checklist import checklist
-from fmjax.scaling.law import LEVEL, Fit, known
-from fmjax.scaling.polynomial import Power
-from fmjax.scaling.profile import profile
+from fmjax.scaling import fit
+from fmjax.scaling.laws import curves
+from fmjax.scaling.laws.broken import BrokenPower
+from fmjax.scaling.laws.law import LEVEL, Fit, known
+from fmjax.scaling.laws.polynomial import Power
+from fmjax.scaling.laws.surfaces import Chinchilla, OverTraining
+from fmjax.scaling.reports import budgets, gains
 from fmjax.scaling.rungs import Rung
-from fmjax.scaling.sensitivity import sensitivity
-from fmjax.scaling.surfaces import Chinchilla, OverTraining
+from fmjax.scaling.trust import choice
+from fmjax.scaling.trust.bootstrap import Refits, bootstrap
+from fmjax.scaling.trust.checklist import checklist
+from fmjax.scaling.trust.profile import profile
+from fmjax.scaling.trust.sensitivity import sensitivity
 from fmjax.scaling.uncertainty import Samples, sample
 
 INPUTS = ("params", "tokens")

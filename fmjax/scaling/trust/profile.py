@@ -12,9 +12,9 @@ import dataclasses
 import numpy as np
 import scipy.stats
 
-from fmjax.scaling.descent import descend
-from fmjax.scaling.law import LEVEL, Fit
-from fmjax.scaling.noise import deviance_unit
+from fmjax.scaling.laws.descent import descend
+from fmjax.scaling.laws.law import LEVEL, Fit
+from fmjax.scaling.laws.noise import deviance_unit
 
 _STEPS = 24  # values tried to each side, in each of two rounds
 _NEAR, _FAR = 1e-2, 1e3  # standard errors: the nearest and the farthest tried

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from fmjax.scaling.form import Form, columns
+from fmjax.scaling.laws.form import Form, columns
 
 LEVEL = 0.9  # of every interval here
 UNEXPLAINED = 0.5  # of the spread of log y: more is no fit

@@ -11,7 +11,7 @@ import itertools
 
 import numpy as np
 
-from fmjax.scaling.form import EXPONENTS, FAR, cube, on_edge
+from fmjax.scaling.laws.form import EXPONENTS, FAR, cube, on_edge
 
 _GREEK = ("alpha", "beta", "gamma", "delta")  # of four inputs at most
 _SHORT = {"params": "N", "tokens": "D", "unique": "U", "flops": "C"}

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from fmjax.data import schema
-from fmjax.scaling.descent import AT_ONCE, descend
-from fmjax.scaling.law import LEVEL, Fit, known, natural_values
-from fmjax.scaling.points import check_points
+from fmjax.scaling.laws.descent import AT_ONCE, descend
+from fmjax.scaling.laws.law import LEVEL, Fit, known, natural_values
+from fmjax.scaling.laws.points import check_points
 
 DRAWS = 1_000
 _FEW = 10  # clusters: percentiles of fewer are no intervals

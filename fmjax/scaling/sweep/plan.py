@@ -22,7 +22,7 @@ from fmjax.config import (
 from fmjax.data.prepare import ensure_prepared
 from fmjax.data.store import Prepared
 from fmjax.scaling import records
-from fmjax.scaling.run_state import alone, directory, run_id, state_of
+from fmjax.scaling.sweep.run_state import alone, directory, run_id, state_of
 from fmjax.train.checkpoint import BRANCHES
 from fmjax.train.loop import check
 

@@ -6,7 +6,7 @@ Axes: s starts or draws, n points, k inputs, i internal parameters.
 import numpy as np
 import scipy.optimize
 
-from fmjax.scaling.form import Form
+from fmjax.scaling.laws.form import Form
 
 _NOTHING = 1e-24  # an objective gained: below the rounding of residuals
 # Numbers of starts × points moved together: about 20 MB of arrays, which stay

@@ -10,10 +10,10 @@ Axes: s refits, n points, k inputs, i internal parameters.
 import numpy as np
 import scipy.stats
 
-from fmjax.scaling.descent import descend, objective
-from fmjax.scaling.form import Form
-from fmjax.scaling.law import LEVEL, Points
-from fmjax.scaling.noise import ALL_SQUARES, deviance_unit
+from fmjax.scaling.laws.descent import descend, objective
+from fmjax.scaling.laws.form import Form
+from fmjax.scaling.laws.law import LEVEL, Points
+from fmjax.scaling.laws.noise import ALL_SQUARES, deviance_unit
 
 _STARTS = 6  # beside the optimum itself
 _ITERATIONS = 150  # of each refit: an end is near by then, or far too bad

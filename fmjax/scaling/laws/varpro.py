@@ -17,13 +17,13 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.optimize
 
-from fmjax.scaling.curves import PowerOffset
 from fmjax.scaling.fit import STARTS, assess
-from fmjax.scaling.form import Form
-from fmjax.scaling.law import Fit, Points
-from fmjax.scaling.noise import ALL_SQUARES
-from fmjax.scaling.points import check_points, gather
-from fmjax.scaling.surfaces import Chinchilla, OverTraining
+from fmjax.scaling.laws.curves import PowerOffset
+from fmjax.scaling.laws.form import Form
+from fmjax.scaling.laws.law import Fit, Points
+from fmjax.scaling.laws.noise import ALL_SQUARES
+from fmjax.scaling.laws.points import check_points, gather
+from fmjax.scaling.laws.surfaces import Chinchilla, OverTraining
 
 Separable = PowerOffset | Chinchilla | OverTraining
 SEPARABLE = ("power_offset of a loss", "chinchilla", "over_training")

@@ -137,7 +137,7 @@ def _death(task: Task, exit_code: int) -> str | None:
   """Marks a run whose process died; the sentence, or None if it did not."""
   if exit_code == 0 or -exit_code in _ASKED:
     return None
-  from fmjax.scaling import run_state
+  from fmjax.scaling.sweep import run_state
 
   if -exit_code == signal.SIGKILL:
     # The kernel's way to end what wants more memory than there is.

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fmjax.scaling import study_text
+from fmjax.scaling.reports import study_text
 
 _PARTS = {
   "item_tables": "item tables",

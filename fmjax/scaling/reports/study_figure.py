@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fmjax.scaling.figure import (
+from fmjax.scaling.reports.figure import (
   BLUE,
   GRID,
   INK,

@@ -20,8 +20,8 @@ from submitit.core.utils import FailedJobError
 
 from fmjax.config import ConfigError
 from fmjax.scaling import records
-from fmjax.scaling.job import Job, Setup, Task
-from fmjax.scaling.run_state import Cause
+from fmjax.scaling.sweep.job import Job, Setup, Task
+from fmjax.scaling.sweep.run_state import Cause
 
 _FOLDER, _QUEUE = ".jobs", "queue.json"
 _MINUTES_PER_HOUR, _SECONDS_PER_HOUR = 60, 3_600

@@ -14,8 +14,8 @@ import scipy.optimize
 
 from fmjax.data import schema
 from fmjax.scaling.fit import fit
-from fmjax.scaling.law import Fit, known, natural_values
-from fmjax.scaling.noise import ALL_SQUARES
+from fmjax.scaling.laws.law import Fit, known, natural_values
+from fmjax.scaling.laws.noise import ALL_SQUARES
 
 DELTAS = (1e-4, 1e-3, 1e-2, 1e-1)
 LEFT_OUT = (0.02, 0.05, 0.1)  # share of points, those with the largest residual

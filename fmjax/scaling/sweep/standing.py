@@ -11,9 +11,10 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fmjax.scaling import records, run_state
+from fmjax.scaling import records
 from fmjax.scaling.count import step_flops
-from fmjax.scaling.sweep_plan import Entry
+from fmjax.scaling.sweep import run_state
+from fmjax.scaling.sweep.plan import Entry
 
 # Of the end of a metrics.jsonl: several records.
 _TAIL_BYTES = 8_192

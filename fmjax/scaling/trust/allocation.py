@@ -17,10 +17,10 @@ import scipy.interpolate
 import scipy.optimize
 
 from fmjax.data import schema
-from fmjax.scaling.form import evaluate
-from fmjax.scaling.law import Fit
-from fmjax.scaling.repeated import DataConstrained
-from fmjax.scaling.surfaces import FLOPS_PER_TOKEN_PARAMETER, Chinchilla
+from fmjax.scaling.laws.form import evaluate
+from fmjax.scaling.laws.law import Fit
+from fmjax.scaling.laws.repeated import DataConstrained
+from fmjax.scaling.laws.surfaces import FLOPS_PER_TOKEN_PARAMETER, Chinchilla
 
 AGREE = 0.05  # of exponents: approaches 2 and 3 further apart get a warning
 _SAME_BUDGET = 0.05  # of log compute: points of one isoFLOP curve

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from fmjax.scaling.form import (
+from fmjax.scaling.laws.form import (
   EXPONENTS,
   FAR,
   cube,

@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fmjax.config import Experiment
-from fmjax.scaling import executors, launch, run_state, sweep_plan
-from fmjax.scaling.executors import Executor, Local, Slurm, Submitted
-from fmjax.scaling.job import Setup, Task
+from fmjax.scaling import launch
 from fmjax.scaling.launch import Action, Row, Say
-from fmjax.scaling.run_state import Cause
-from fmjax.scaling.standing import Standing, standing
-from fmjax.scaling.sweep_plan import Entry
+from fmjax.scaling.sweep import executors, plan, run_state
+from fmjax.scaling.sweep.executors import Executor, Local, Slurm, Submitted
+from fmjax.scaling.sweep.job import Setup, Task
+from fmjax.scaling.sweep.plan import Entry
+from fmjax.scaling.sweep.run_state import Cause
+from fmjax.scaling.sweep.standing import Standing, standing
 from fmjax.train.stop import on_sigterm
 
 Watch = Callable[[Sequence[Standing]], None]
@@ -121,7 +122,7 @@ class _Course:
         self._actions[entry.name] = "skipped"
         say(f"{entry.name}: is in the queue, job {job}")
     self.waiting = collections.deque(
-      sweep_plan.jobs([entry for entry in entries if self._is_to_begin(entry)])
+      plan.jobs([entry for entry in entries if self._is_to_begin(entry)])
     )
     self._standings: dict[str, Standing] = {}
     self._fresh: set[str] = set()  # active at the last look
@@ -184,8 +185,8 @@ class _Course:
     return list(self._standings.values())
 
   def rows(self) -> list[Row]:
-    for job in sweep_plan.jobs(self._entries):
-      sweep_plan.clear(job)
+    for job in plan.jobs(self._entries):
+      plan.clear(job)
     rows = []
     for entry in self._entries:
       if run_state.state_of(entry.run_dir) == "running":

@@ -30,7 +30,7 @@ from fmjax.data.schema import DataError
 from fmjax.data.weighting import importance_of
 from fmjax.eval.popularity import LIFT
 from fmjax.eval.ranked import Ranked
-from fmjax.scaling import measure, records, sweep_plan
+from fmjax.scaling import measure, records
 from fmjax.scaling.paired import (
   COLD,
   METRICS,
@@ -46,6 +46,7 @@ from fmjax.scaling.rungs import (
   find_runs,
   read_rungs,
 )
+from fmjax.scaling.sweep import plan
 
 _NAME = re.compile(r"(?P<data>[a-z0-9_]+)-(?P<arm>[a-z0-9_]+)-s(?P<seed>\d+)")
 
@@ -123,11 +124,11 @@ def read_arms(
 
 def _called(places: Sequence[pathlib.Path]) -> dict[Any, str]:
   """What experiment files call their runs, by all of these but the seed."""
-  lists = [p for p in places if p.name.endswith(sweep_plan.LIST_SUFFIX)]
+  lists = [p for p in places if p.name.endswith(plan.LIST_SUFFIX)]
   return {
     but_seed(path.parent / run): name
     for path in lists
-    for name, run in (sweep_plan.read_list(path) or {}).items()
+    for name, run in (plan.read_list(path) or {}).items()
   }
 
 
@@ -136,7 +137,7 @@ def _parse(name: str) -> Mapping[str, str]:
   if matched is None:
     raise DataError(
       f"{name!r} is no arm of an ablation; an arm is called data-arm-sSEED, as"
-      " `fmjax.scaling.ablation.arms` names it"
+      " `fmjax.scaling.reports.ablation.arms` names it"
     )
   return matched.groupdict()
 
@@ -300,7 +301,7 @@ def report(
 
   Args:
     places: run directories, folders of them (a sweep's root), or the list of an
-      experiment file's runs (`sweep_plan.list_path`).
+      experiment file's runs (`plan.list_path`).
     out: where to.
     reference: the arm that the others are compared with, on every data set.
     result_folder: where results are committed, see `result_path`.

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from fmjax.data.schema import DataError
-from fmjax.scaling import allocation
-from fmjax.scaling.law import Fit
+from fmjax.scaling.laws.law import Fit
 from fmjax.scaling.rungs import Rung
+from fmjax.scaling.trust import allocation
 
 _BUDGETS = 16  # of compute, at which sizes are compared
 

@@ -7,8 +7,8 @@ import dataclasses
 
 import numpy as np
 
-from fmjax.scaling.form import cube, exp, on_edge
-from fmjax.scaling.surfaces import Chinchilla
+from fmjax.scaling.laws.form import cube, exp, on_edge
+from fmjax.scaling.laws.surfaces import Chinchilla
 
 _SURFACE = Chinchilla()
 # Half-lives, in repetitions: outside, the first repetition is worth nothing, or
