@@ -54,12 +54,12 @@ def base() -> Experiment:
       # More events than any run sees. A window holds most users' whole history:
       # where it is longer (fifty times, say), all hangs on finding what one of
       # twelve profiles watched, and narrow models take long to learn how.
-      source=Synthetic(events=5_000_000, users=40_000, items=2_000, days=180),
+      source=Synthetic(events=5_000_000, users=100_000, items=2_000, days=180),
       # All targets are asked for.
       split=TemporalSplit(validation=0.01, test=0.015),
-      window=128,
-      stride=128,
-      rows=8,
+      window=64,
+      stride=64,
+      rows=16,
     ),
     model=ModelConfig(
       width=16,

@@ -449,11 +449,12 @@ class Report:
     fmjax report experiments/ablate_age_gate.py --runs runs/ablations \
       --reference age_gate --out runs/ablations/ablate_age_gate \
       --result analysis/results/ablate_age_gate
+    fmjax report experiments/mup_transfer.py --rates --out runs/mup_transfer
 
   With --reference the runs are arms of an ablation, called data-arm-sSEED: each
   is compared with that arm on the same users, seeds averaged. --result then
   names a folder: a file is called DATA_ARM.json there, and ARM.json in a folder
-  that is named as the data are.
+  that is named as the data are. Or a .json file, for all arms in one.
 
   An experiment file stands for its runs as it was last swept whole, with all
   their seeds; a sweep's folder for those of all files swept into it.
@@ -477,6 +478,8 @@ class Report:
   """What regenerates that result. Default: this command."""
   reference: str = ""
   """The arm that every other arm of an ablation is compared with."""
+  rates: bool = False
+  """The best learning rate by width, of runs of several of both."""
   records: bool = False
   """Only runs.parquet and evals.parquet, of runs of any kind."""
   runs: pathlib.Path | None = None
@@ -491,6 +494,10 @@ class Report:
       self._refuse_with_records()
       return reporting.write_records(
         self.places, self.out, terminal, runs=self.runs
+      )
+    if self.reference and self.rates:
+      raise ConfigError(
+        "--rates and --reference are two reports; leave one of them out"
       )
     if self.reference and self.figure:
       raise ConfigError(
@@ -507,7 +514,8 @@ class Report:
         result=self.result,
         command=self.command,
       )
-    return reporting.report(
+    show = reporting.report_rates if self.rates else reporting.report
+    return show(
       self.places,
       self.out,
       self.figure,
@@ -518,7 +526,7 @@ class Report:
     )
 
   def _refuse_with_records(self) -> None:
-    for option in ("figure", "result", "command", "reference"):
+    for option in ("figure", "result", "command", "reference", "rates"):
       if getattr(self, option):
         raise ConfigError(
           f"--records writes two tables and nothing else; leave out --{option}"

@@ -10,7 +10,7 @@ from fmjax.cli.terminal import Terminal
 from fmjax.config import ConfigError
 from fmjax.scaling import paired, records
 from fmjax.scaling.report import report as write_report
-from fmjax.scaling.reports import ablation, markdown
+from fmjax.scaling.reports import ablation, markdown, transfer
 from fmjax.scaling.rungs import find_runs
 from fmjax.scaling.sweep import plan
 
@@ -26,19 +26,13 @@ def report(
   command: str = "",
 ) -> dict[str, Any]:
   """The content of report.json; its table goes to the terminal."""
-  if command and result is None:
-    raise ConfigError("--command is kept in a result: give --result PATH, too")
-  if not command:
-    words = ["fmjax", "report", *map(str, places), *_option(runs)]
-    words += ["--out", str(out)]
-    words += ["--figure", str(figure)] if figure else []
-    command = shlex.join([*words, "--result", str(result)])
+  _refuse_command_alone(command, result)
   content = write_report(
     _located(places, runs),
     out,
     figure_path=figure,
     result_path=result,
-    command=command,
+    command=command or _command(places, out, figure, runs=runs, result=result),
   )
   head, _, *rows = [
     line.strip("| ").split(" | ")
@@ -56,6 +50,67 @@ def report(
   ]
   terminal.say(f"written: {', '.join(map(str, written))}")
   return content
+
+
+def report_rates(
+  places: Sequence[pathlib.Path],
+  out: pathlib.Path,
+  figure: pathlib.Path | None,
+  terminal: Terminal,
+  *,
+  runs: pathlib.Path | None = None,
+  result: pathlib.Path | None = None,
+  command: str = "",
+) -> dict[str, Any]:
+  """The content of transfer.json; best rates by width go to the terminal."""
+  _refuse_command_alone(command, result)
+  words = _command(places, out, figure, runs=runs, result=result, how="--rates")
+  content = transfer.report(
+    _located(places, runs),
+    out,
+    figure_path=figure,
+    result_path=result,
+    command=command or words,
+  )
+  rows = [
+    (
+      f"{curve['width']}",
+      transfer.NAMES[scale],
+      f"{curve['best_rate']:g}",
+      f"{min(curve['validation_nll']):.4f}",
+    )
+    for scale, curves in content["curves"].items()
+    for curve in curves
+  ]
+  terminal.table(("width", "", "best rate", "validation NLL"), rows)
+  for line in transfer.verdicts(content):
+    terminal.show(line)
+  for note in content["notes"]:
+    terminal.say(f"note: {note}")
+  terminal.say(f"written: {out / 'transfer.json'}, {content['figure']}")
+  return content
+
+
+def _refuse_command_alone(command: str, result: pathlib.Path | None) -> None:
+  if command and result is None:
+    raise ConfigError("--command is kept in a result: give --result PATH, too")
+
+
+def _command(
+  places: Sequence[pathlib.Path],
+  out: pathlib.Path,
+  figure: pathlib.Path | None,
+  *,
+  runs: pathlib.Path | None,
+  result: pathlib.Path | None,
+  how: str = "",
+) -> str:
+  """What regenerates a result."""
+  words = ["fmjax", "report", *map(str, places), *_option(runs)]
+  words += [how] if how else []
+  words += ["--out", str(out)]
+  words += ["--figure", str(figure)] if figure else []
+  return shlex.join([*words, "--result", str(result)])
 
 
 def write_records(
@@ -88,7 +143,7 @@ def report_arms(
 ) -> dict[str, Any]:
   """The content of ablation.json; a table a data set goes to the terminal."""
   if command and result is None:
-    raise ConfigError("--command is kept in results: give --result DIR, too")
+    raise ConfigError("--command is kept in results: give --result PATH, too")
   if not command:
     words = ["fmjax", "report", *map(str, places), *_option(runs)]
     words += ["--reference", reference]
@@ -97,7 +152,7 @@ def report_arms(
     _located(places, runs),
     out,
     reference=reference,
-    result_folder=result,
+    result=result,
     command=command,
   )
   for data, arms in content["arms"].items():

@@ -180,6 +180,7 @@ def refuse_mixture(
   places: Sequence[pathlib.Path],
   *,
   lengths: bool = False,
+  free: Sequence[str] = (),
 ) -> None:
   """A folder is taken for one ladder; what is none must be asked for.
 
@@ -187,6 +188,7 @@ def refuse_mixture(
     rungs: of the folder.
     places: that were named.
     lengths: rungs may differ in their training's length, too.
+    free: other choices that they may differ in, such as "optim.learning_rate".
   """
   where = ", ".join(map(str, places))
   remedy = "name the run directories that belong together"
@@ -204,13 +206,13 @@ def refuse_mixture(
         f" {remedy}"
       )
   first = _flat(rungs[0].first["config"])
-  free = {*_AXES, *_LENGTH}
+  allowed = {*_AXES, *_LENGTH, *free}
   if first["model.scale.type"] == StandardScale.__name__:
-    free.add(_RATE)
+    allowed.add(_RATE)
   for rung in rungs[1:]:
     other = _flat(rung.first["config"])
     for path in sorted(first.keys() | other.keys()):
-      if path not in free and first.get(path) != other.get(path):
+      if path not in allowed and first.get(path) != other.get(path):
         raise DataError(
           f"{rungs[0].name} and {rung.name} under {where} differ in {path}"
           f" ({first.get(path)}, {other.get(path)}), and are no rungs of one"

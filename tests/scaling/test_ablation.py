@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from fmjax.config import (
@@ -92,16 +93,32 @@ def write_run(
     "versions": {},
     "device": "one",
     "selected_step": 7,
+    "trunk": name,
     "tokens": 100,
+    "unique_tokens": 100,
+    "epochs": 1.0,
+    "users": QUERIES,
     "train_s": 1.0,
     "wall_s": 2.0,
-    "params": {"backbone": 10},
+    "params": {
+      "item_tables": 20,
+      "features": 5,
+      "backbone": 10,
+      "head": 0,
+      "total": 35,
+    },
+    "flops": {"six_nd": 6e3, "model": 9e3, "xla": None},
+    "item_bytes": {"total": 80},
+    "catalog": {"items": 300, "targets": "first"},
     "validation": {"ndcg@10": 0.5},
     "test": {"ndcg@10": 0.5},
     "gate": gate,
   }
   records.write_json(folder / "result.json", run)
-  records.write_json(folder / "status.json", {"state": "done"})
+  status = {"state": "done", "run_id": name, "name": name}
+  records.write_json(folder / "status.json", status)
+  metrics = {"step": 7, "loss": 1.0, "tokens": 100}
+  (folder / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
   ranked.to_parquet(folder / "test.parquet")
 
 
@@ -191,7 +208,7 @@ def test_a_result_file_is_written_for_every_arm(study):
     [study],
     study / "out",
     reference="plain",
-    result_folder=folder,
+    result=folder,
     command="again",
   )
   files = {path.name: path for path in folder.iterdir()}
@@ -273,11 +290,24 @@ def test_the_weights_of_a_gate_are_averaged_over_seeds(told):
   assert "gate" not in told["plain"]
 
 
+def test_all_arms_go_to_one_file_with_the_records_beside(study):
+  path = study / "results" / "gates.json"
+  ablation.report(
+    [study], study / "out", reference="plain", result=path, command="again"
+  )
+  written = json.loads(path.read_text())
+  assert written["command"] == "again"
+  assert written["reference"] == "plain"
+  assert written["config"]["model"]["width"] == 32
+  assert sorted(written["arms"]) == ["gate", "plain"]
+  assert "to_reference" in written["arms"]["gate"]["slices"]["all"]
+  runs = pq.read_table(path.with_suffix("") / "runs.parquet")
+  assert runs.num_rows == 2 * SEEDS
+
+
 def test_in_the_folder_of_its_data_a_result_is_named_by_the_arm(study):
   folder = study / "results" / "log"
-  ablation.report(
-    [study], study / "out", reference="plain", result_folder=folder
-  )
+  ablation.report([study], study / "out", reference="plain", result=folder)
   assert sorted(p.name for p in folder.iterdir()) == ["gate.json", "plain.json"]
 
 

@@ -294,17 +294,18 @@ def report(
   out: pathlib.Path,
   *,
   reference: str,
-  result_folder: pathlib.Path | None = None,
+  result: pathlib.Path | None = None,
   command: str = "",
 ) -> dict[str, Any]:
-  """Writes `ablation.json`, and to `result_folder` one file an arm.
+  """Writes `ablation.json`, and results to be committed.
 
   Args:
     places: run directories, folders of them (a sweep's root), or the list of an
       experiment file's runs (`plan.list_path`).
     out: where to.
     reference: the arm that the others are compared with, on every data set.
-    result_folder: where results are committed, see `result_path`.
+    result: a folder, for one file an arm (see `result_path`); or a .json file,
+      for all arms of one data set and, beside it, the records.
     command: regenerates those results.
 
   Returns:
@@ -327,12 +328,18 @@ def report(
     for arm in members:
       if arm is not base and (weighted := _weighted(arm, base)):
         content[data][arm.name]["weighted_to_reference"] = weighted
-  if result_folder is not None:
+  if result is not None and result.suffix == ".json":
+    _commit_together(result, found, content, reference, command=command)
+    # Arms may be of other granularities, which are asked other queries.
+    records.write_tables(
+      find_runs(places)[0], result.with_suffix(""), together=False
+    )
+  elif result is not None:
     for data, members in found.items():
       for arm in members:
         said = content[data][arm.name]
         records.write_result(
-          result_path(result_folder, arm),
+          result_path(result, arm),
           command=command,
           result=arm.rung.first,
           baselines=said["slices"]["all"].get("baselines", {}),
@@ -341,6 +348,30 @@ def report(
   out.mkdir(parents=True, exist_ok=True)
   records.write_json(out / "ablation.json", {"arms": content, "notes": notes})
   return {"arms": content, "notes": notes}
+
+
+def _commit_together(
+  path: pathlib.Path,
+  found: Mapping[str, Sequence[Arm]],
+  content: Mapping[str, Any],
+  reference: str,
+  *,
+  command: str,
+) -> None:
+  """All arms in one file, whose run is the reference's first."""
+  if len(found) > 1:
+    raise DataError(
+      f"{path} would hold arms of {', '.join(found)}: name a folder, or the"
+      " runs of one data set"
+    )
+  ((data, members),) = found.items()
+  records.write_result(
+    path,
+    command=command,
+    result=find_reference(members, reference).rung.first,
+    baselines=content[data][reference]["slices"]["all"].get("baselines", {}),
+    extra={"reference": reference, "arms": content[data]},
+  )
 
 
 def result_path(folder: pathlib.Path, arm: Arm) -> pathlib.Path:
