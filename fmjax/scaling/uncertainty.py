@@ -10,7 +10,8 @@ honestly. Residuals are useless there: one degree of freedom is left, and a
 bootstrap of residuals that the fit has made small would praise the fit. So the
 band holds the noise of the test users (and seeds), *not* the doubt whether the
 form is right, nor, with one seed a rung, the luck of each run; and it is drawn
-between the smallest and the largest rung, never beyond.
+between the smallest and the largest rung, beyond only where there are rungs
+that the law has not seen.
 
 Axes: s draws, n rungs, u users.
 """
@@ -133,6 +134,7 @@ def band(
   points: int = 100,
   relative: bool = False,
   delta: float = 1e-3,
+  until: float | None = None,
 ) -> Band:
   """Refits the law's form to every draw.
 
@@ -144,6 +146,7 @@ def band(
     relative: the law and band as improvement over the measured rung 0 of the
       same draw, instead of the metric itself.
     delta: of the Huber loss, in logs.
+    until: where the grid ends; None: at the largest rung.
   """
   u_nk = law.logs(x_n)
   draw_sn = samples.positive_sn
@@ -165,7 +168,7 @@ def band(
   refit_si = theta_si.reshape(draws, len(start_si), -1)[
     np.arange(draws), best_s
   ]
-  grid = np.geomspace(np.min(x_n), np.max(x_n), points)
+  grid = np.geomspace(np.min(x_n), until or np.max(x_n), points)
   y_sn = np.exp(law.form.log_y(refit_si, law.logs(grid)) + law.data.shift_y)
   y = law.predict(grid)
   if relative:

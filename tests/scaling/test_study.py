@@ -18,7 +18,7 @@ from fmjax.eval.ranked import TOP, Ranked
 from fmjax.eval.slices import slices
 from fmjax.scaling import records
 from fmjax.scaling.ladder import grid
-from fmjax.scaling.reports import gains, study, study_figure
+from fmjax.scaling.reports import gains, study, study_figure, tasks
 from fmjax.scaling.rungs import Rung
 from fmjax.scaling.uncertainty import Samples
 
@@ -264,3 +264,32 @@ def test_the_content_is_json_and_draws_the_same_bytes_twice(content, tmp_path):
     assert len(each) > 10_000
   for word in ("known floor", "3M tokens", "not seen"):
     assert word in drawn[0][1].decode()
+
+
+def test_a_task_has_a_curve_and_a_ceiling_of_its_own(rungs, content):
+  everything, cold = content["tasks"]["all"], content["tasks"]["cold"]
+  assert everything["params"] == [size_of(width) for width in WIDTHS]
+  ladder = study.longest(rungs)
+  first, last = (
+    np.mean([r["test"]["nll"] for r in rung.results])
+    for rung in (ladder[0], ladder[-1])
+  )
+  assert everything["improvement"][-1] == pytest.approx(1 - last / first)
+  low, high = everything["improvement_ci"][-1]
+  assert low <= everything["improvement"][-1] <= high
+  # Sizes that the law has not seen lie within its band's reach.
+  assert everything["band"]["x"][-1] == pytest.approx(size_of(WIDTHS[-1]))
+  endless = LAW["E"] + LAW["B"] * TOKENS[-1] ** -LAW["beta"]
+  assert everything["ceiling"] == pytest.approx(1 - endless / first, rel=0.2)
+  assert cold["value"] != everything["value"]
+
+
+def test_draws_of_known_intervals_have_these_intervals():
+  values = [
+    {"nll": 5.0, "nll_ci": [4.9, 5.1]},
+    {"nll": 4.0, "nll_ci": [3.8, 4.2]},
+  ]
+  drawn = tasks.from_intervals("nll", values)
+  assert drawn.value_n.tolist() == [5.0, 4.0]
+  assert drawn.interval_n()[0] == pytest.approx([4.9, 5.1], abs=0.03)
+  assert drawn.interval_n()[1] == pytest.approx([3.8, 4.2], abs=0.06)

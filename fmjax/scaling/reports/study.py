@@ -19,7 +19,7 @@ from fmjax.scaling.laws.broken import BrokenPower
 from fmjax.scaling.laws.law import LEVEL, Fit, known
 from fmjax.scaling.laws.polynomial import Power
 from fmjax.scaling.laws.surfaces import Chinchilla, OverTraining
-from fmjax.scaling.reports import budgets, gains
+from fmjax.scaling.reports import budgets, gains, tasks
 from fmjax.scaling.rungs import Rung
 from fmjax.scaling.trust import choice
 from fmjax.scaling.trust.bootstrap import Refits, bootstrap
@@ -90,6 +90,7 @@ def analyze(rungs: Sequence[Rung], *, floor: float | None) -> dict[str, Any]:
       },
     ),
     "ceiling": _ceiling(rungs, samples["ndcg@10"]),
+    "tasks": _tasks(longest(rungs)),
     "gains": gains.tenfold(rungs, samples, noise),
     "loss_and_metric": gains.agreement(rungs, samples),
     "checklist": checklist(
@@ -179,6 +180,19 @@ def _measured(samples: Mapping[str, Samples], place: int) -> dict[str, Any]:
       metric: float(found.value_n[place]),
       f"{metric}_ci": found.interval_n()[place].tolist(),
     }.items()
+  }
+
+
+def _tasks(ladder: Sequence[Rung]) -> dict[str, Any]:
+  """What size brings on all queries, and where training never met the item."""
+  params_n = [rung.backbone for rung in ladder]
+  found = {"all": sample([rung.ranked for rung in ladder], "nll")}
+  cold = _cold(ladder)
+  if cold["queries"]:
+    found["cold"] = cold["samples"]["nll"]
+  return {
+    name: tasks.curve(params_n, samples, held_out=HELD_OUT)
+    for name, samples in found.items()
   }
 
 
