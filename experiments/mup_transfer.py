@@ -13,7 +13,7 @@ from experiments import parameters_data
 from fmjax.config import Experiment, StandardScale, override
 from fmjax.scaling.ladder import rung, train_on
 
-WIDTHS = (16, 32, 64, 128)
+WIDTHS = (16, 32, 128)
 RATES = tuple(1e-3 * 2**k for k in range(7))
 TOKENS = 500_000
 

@@ -403,6 +403,9 @@ class Fit:
   chinchilla, over_training (params, tokens), data_constrained (and unique)."""
   predict: UseAppendAction[tuple[str, ...]] = ()
   """A point at which the law is wanted, e.g. params=1e9; may be repeated."""
+  optimum: UseAppendAction[tuple[str, ...]] = ()
+  """A budget whose best run is wanted, e.g. compute=1e20 (6·N·D FLOPs), of
+  data_constrained compute=1e20,unique=1e9; may be repeated."""
   delta: float = 1e-3
   """Of the Huber loss over log residuals."""
   where: UseAppendAction[tuple[str, ...]] = ()
@@ -427,6 +430,7 @@ class Fit:
       arguments.pairs(self.columns, "--columns"),
       terminal,
       predict=self.predict,
+      optimum=self.optimum,
       delta=self.delta,
       where=self.where,
       draws=self.bootstrap,

@@ -19,6 +19,7 @@ def fit(
   terminal: Terminal,
   *,
   predict: Sequence[str],
+  optimum: Sequence[str],
   delta: float,
   where: Sequence[str],
   draws: int,
@@ -27,18 +28,12 @@ def fit(
   fitter: str,
 ) -> dict[str, Any]:
   """Fits, shows, and returns what `fit_table` does."""
-  points = [
-    {
-      role: arguments.number(value, f"--predict {role}")
-      for role, value in arguments.pairs(point, "--predict").items()
-    }
-    for point in predict
-  ]
   law = fit_table(
     path,
     form,
     columns,
-    predict=points,
+    predict=_numbers(predict, "--predict"),
+    optimum=_numbers(optimum, "--optimum"),
     delta=delta,
     where=_where(where),
     draws=draws,
@@ -48,6 +43,17 @@ def fit(
   )
   _show(law, terminal)
   return law
+
+
+def _numbers(given: Sequence[str], option: str) -> list[dict[str, float]]:
+  """`params=1e9,tokens=2e10` of each."""
+  return [
+    {
+      name: arguments.number(value, f"{option} {name}")
+      for name, value in arguments.pairs(words, option).items()
+    }
+    for words in given
+  ]
 
 
 def _where(conditions: Sequence[str]) -> dict[str, str]:
@@ -89,6 +95,10 @@ def _show(law: Mapping[str, Any], terminal: Terminal) -> None:
       f"Lowest at a budget of C FLOPs: N ~ C^{best['params_exponent']:.3f},"
       f" D ~ C^{best['tokens_exponent']:.3f}"
     )
+  if "optima" in law:
+    names = list(law["optima"][0])
+    terminal.show("The best run of a budget:")
+    terminal.table(names, [[row[n] for n in names] for row in law["optima"]])
   noise = "unknown" if law["noise"] is None else f"{law['noise']:.2%}"
   terminal.show(
     f"{law['points']} points, noise {noise}, objective {law['objective']:.6g}"

@@ -264,6 +264,63 @@ def test_one_corpus_seen_for_more_or_fewer_epochs_is_fitted(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+  "form, more, unique",
+  [
+    ("chinchilla", {}, {}),
+    ("data_constrained", {"unique": "u"}, {"unique": 1e10}),
+  ],
+)
+def test_the_best_run_of_a_budget_is_the_lowest_of_all_that_cost_as_much(
+  tmp_path, form, more, unique
+):
+  columns = surface()
+  if unique:
+    columns["u"] = np.minimum(columns["d"], unique["unique"])
+  budget = {"compute": 1e21, **unique}
+  path = table(tmp_path, columns)
+  (best,) = fit_table(path, form, {**SURFACE, **more}, optimum=[budget])[
+    "optima"
+  ]
+  assert 6 * best["params"] * best["tokens"] == pytest.approx(1e21)
+  around = [
+    {
+      "params": best["params"] * factor,
+      "tokens": best["tokens"] / factor,
+      **unique,
+    }
+    for factor in (1.0, 0.97, 1.03)
+  ]
+  told = fit_table(path, form, {**SURFACE, **more}, predict=around)
+  lowest, *others = [each["loss"] for each in told["predictions"]]
+  assert best["loss"] == pytest.approx(lowest)
+  assert lowest < min(others)
+  epochs = best["tokens"] / unique["unique"] if unique else None
+  assert best["epochs"] == pytest.approx(epochs)
+
+
+@pytest.mark.parametrize(
+  "form, roles, budget, problem",
+  [
+    ("power_offset", ROLES, {"compute": 1e20}, "which power_offset does not"),
+    ("chinchilla", SURFACE, {"unique": 1e9}, "must say compute"),
+    (
+      "chinchilla",
+      SURFACE,
+      {"compute": 1e20, "unique": 1e9},
+      "must say compute, and nothing else",
+    ),
+    ("chinchilla", SURFACE, {"compute": -1.0}, "compute=-1 must be positive"),
+  ],
+)
+def test_a_budget_that_says_nothing_is_refused(
+  tmp_path, form, roles, budget, problem
+):
+  path = table(tmp_path, surface())
+  with pytest.raises(ConfigError, match=problem):
+    fit_table(path, form, roles, optimum=[budget])
+
+
 def test_a_power_law_has_up_to_four_inputs(tmp_path):
   generator = np.random.default_rng(0)
   roles = {role: role for role in forms.INPUTS}

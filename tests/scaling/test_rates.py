@@ -94,7 +94,7 @@ def test_the_figure_shows_a_panel_of_each_parametrization(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("chosen", "problem"),
+  "chosen, problem",
   [
     (runs(widths=(16,)), "1 widths"),
     (runs(rates=RATES[:2]), "width 16 was trained at 2 rates"),

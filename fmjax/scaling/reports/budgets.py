@@ -1,7 +1,7 @@
 """The best size of a budget in a grid of sizes and lengths; C = 6·N·D."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,18 @@ def compare(law: Fit, rungs: Sequence[Rung]) -> dict[str, Any]:
       found.append(attempt())
     except DataError as error:
       notes.append(str(error))
-  return {**allocation.compare(found), "notes": notes}
+  return {
+    **allocation.compare(found),
+    "notes": notes,
+    "isoflop": [
+      {
+        "compute": float(compute),
+        "params": [row.params for row in rows],
+        "nll": [row.nll for row in rows],
+      }
+      for compute, rows in _of_budgets(rungs).items()
+    ],
+  }
 
 
 def _by_size(
@@ -59,6 +70,21 @@ def _envelope(rungs: Sequence[Rung]) -> allocation.Allocation:
 
 
 def _isoflop(rungs: Sequence[Rung], curve: str) -> allocation.Allocation:
+  table = [
+    (compute, row.params, row.nll)
+    for compute, rows in _of_budgets(rungs).items()
+    for row in rows
+  ]
+  compute_n, params_n, loss_n = np.array(table).T
+  return allocation.isoflop(compute_n, params_n, loss_n, curve=curve)
+
+
+class _Row(NamedTuple):
+  params: float
+  nll: float
+
+
+def _of_budgets(rungs: Sequence[Rung]) -> dict[float, list[_Row]]:
   """At budgets that several sizes span, read off each size's own lengths.
 
   Sizes were not trained to budgets: a size's loss at one is interpolated
@@ -66,13 +92,14 @@ def _isoflop(rungs: Sequence[Rung], curve: str) -> allocation.Allocation:
   """
   curves = _by_size(rungs)
   ends = np.log(np.concatenate([compute for compute, _ in curves.values()]))
-  budgets = np.linspace(ends.min(), ends.max(), _BUDGETS + 2)[1:-1]
-  rows = [
-    (np.exp(budget), size, np.exp(np.interp(budget, log_c, np.log(loss))))
-    for size, (compute, loss) in curves.items()
-    for log_c in [np.log(compute)]
-    for budget in budgets
-    if log_c[0] <= budget <= log_c[-1]
-  ]
-  compute_n, params_n, loss_n = np.array(rows).T
-  return allocation.isoflop(compute_n, params_n, loss_n, curve=curve)
+  found = {}
+  for budget in np.linspace(ends.min(), ends.max(), _BUDGETS + 2)[1:-1]:
+    found[float(np.exp(budget))] = [
+      _Row(
+        params=float(size),
+        nll=float(np.exp(np.interp(budget, np.log(compute), np.log(loss)))),
+      )
+      for size, (compute, loss) in curves.items()
+      if np.log(compute[0]) <= budget <= np.log(compute[-1])
+    ]
+  return found

@@ -1,5 +1,6 @@
 """A law fitted to a table, with all that is known of it: `fmjax fit`."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,11 @@ from fmjax.scaling.laws.law import Fit, known
 from fmjax.scaling.laws.noise import ALL_SQUARES
 from fmjax.scaling.laws.surfaces import Chinchilla
 from fmjax.scaling.reports import table
-from fmjax.scaling.trust.allocation import parametric
+from fmjax.scaling.trust.allocation import (
+  parametric,
+  with_endless_data,
+  with_unique_data,
+)
 from fmjax.scaling.trust.bootstrap import Refits, bootstrap
 from fmjax.scaling.trust.checklist import checklist
 from fmjax.scaling.trust.choice import leave_largest_out
@@ -30,6 +35,7 @@ def fit_table(
   columns: Mapping[str, str],
   *,
   predict: Sequence[Mapping[str, float]] = (),
+  optimum: Sequence[Mapping[str, float]] = (),
   delta: float = DELTA,
   where: Mapping[str, str] | None = None,
   draws: int = 0,
@@ -45,6 +51,8 @@ def fit_table(
     columns: the table's column for each role, see `table.read`.
     predict: points at which the law is wanted, {"params": 1e9}; none: those of
       the table.
+    optimum: budgets whose best run is wanted, {"compute": 1e20}; of
+      data_constrained with the "unique" tokens that there are.
     delta: of the Huber loss, in logs.
     where: only rows with these values.
     draws: of the bootstrap, clustered by the column "cluster"; 0: none.
@@ -57,8 +65,8 @@ def fit_table(
   Returns:
     `Fit.to_dict()`, "predictions": [{input..., response, "interval" of a new
     run, "law_interval"}], "checklist", for chinchilla "allocation" (exponents
-    of the best N and D over compute), and "bootstrap", "sensitivity" and
-    "hold_out" (rows of a `Choice`, the best first) where asked for.
+    of the best N and D over compute), and "optima", "bootstrap", "sensitivity"
+    and "hold_out" (rows of a `Choice`, the best first) where asked for.
 
   Raises:
     ConfigError: what is asked makes no fit.
@@ -77,6 +85,7 @@ def fit_table(
   form_type = forms.form(form, rising=response == "metric", inputs=inputs)
   _check_fitter(fitter, form_type, delta)
   _check_predictions(predict, form_type.inputs)
+  _check_optima(optimum, form_type)
   data = table.read(path, columns, where=where)
   order = [data.inputs.index(role) for role in form_type.inputs]
   x_name = [columns[role] for role in form_type.inputs]
@@ -106,6 +115,8 @@ def fit_table(
   }
   if isinstance(form_type, Chinchilla):
     content["allocation"] = parametric(law).to_dict()
+  if optimum:
+    content["optima"] = [_optimum(law, budget) for budget in optimum]
   if refits is not None:
     content["bootstrap"] = refits.to_dict()
   if vary:
@@ -174,6 +185,35 @@ def _at(point: Mapping[str, float]) -> str:
 
 def _clusters(data: table.Columns) -> int | None:
   return None if data.cluster_n is None else len(np.unique(data.cluster_n))
+
+
+def _check_optima(budgets: Sequence[Mapping[str, float]], form: Form) -> None:
+  wanted = {"Chinchilla": ["compute"], "DataConstrained": ["compute", "unique"]}
+  named = wanted.get(type(form).__name__)
+  for budget in budgets:
+    if named is None:
+      raise config_lib.ConfigError(
+        f"--optimum weighs parameters against tokens, which {form.name} does"
+        " not; fit chinchilla or data_constrained"
+      )
+    if sorted(budget) != named:
+      raise config_lib.ConfigError(
+        f"--optimum {_at(budget)} of {form.name} must say"
+        f" {' and '.join(named)}, and nothing else"
+      )
+    for name, value in budget.items():
+      if not 0 < value < np.inf:
+        raise config_lib.ConfigError(
+          f"--optimum {name}={value:g} must be positive and finite"
+        )
+
+
+def _optimum(law: Fit, budget: Mapping[str, float]) -> dict[str, float | None]:
+  if "unique" in budget:
+    found = with_unique_data(law.parameters, **budget)
+  else:
+    found = with_endless_data(law, **budget)
+  return {**dataclasses.asdict(found), **budget}
 
 
 def _predictions(

@@ -241,19 +241,34 @@ def compare(allocations: Sequence[Allocation]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimum:
-  """The best run for a budget where unique data end.
+  """The best run for a budget.
 
   Attributes:
+    compute: the budget, in FLOPs.
     params: N.
     tokens: D, seen.
-    epochs: D over the unique tokens; below 1 not all are seen.
     loss: of the law there.
+    epochs: D over the unique tokens, below 1 where not all are seen; None where
+      they do not end.
   """
 
+  compute: float
   params: float
   tokens: float
-  epochs: float
   loss: float
+  epochs: float | None = None
+
+
+def with_endless_data(law: Fit, *, compute: float) -> Optimum:
+  """The lowest loss of E + A·N^(-alpha) + B·D^(-beta) at a budget."""
+  best = parametric(law)
+  params, tokens = best.params(compute), best.tokens(compute)
+  return Optimum(
+    compute=compute,
+    params=params,
+    tokens=tokens,
+    loss=float(law.predict(np.array([[params, tokens]]))[0]),
+  )
 
 
 def with_unique_data(
@@ -294,10 +309,11 @@ def with_unique_data(
   params = float(np.exp(answer.x))
   tokens = compute / (FLOPS_PER_TOKEN_PARAMETER * params)
   return Optimum(
+    compute=compute,
     params=params,
     tokens=tokens,
-    epochs=tokens / unique,
     loss=float(answer.fun),
+    epochs=tokens / unique,
   )
 
 
