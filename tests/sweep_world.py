@@ -19,7 +19,7 @@ STEPS = 200
 FILE = '''"""Does width help on a synthetic log?"""
 from fmjax.config import (
   DataConfig, Experiment, IdOnly, ItemOnly, ItemsConfig, ModelConfig, NoTime,
-  RunConfig, SasrecBlock, Synthetic, override
+  RunConfig, SasrecBlock, StableDecay, Synthetic, override
 )
 
 def experiments():
@@ -53,6 +53,31 @@ def write(
   path = folder / "ladder.py"
   path.write_text(
     FILE.replace("SEEDS", str(seeds)).replace("STEPS", str(steps))
+  )
+  return load(str(path)).experiments
+
+
+TRUNK = """
+def experiments():
+  base = override(ladder(), {"optim.schedule": StableDecay(warmup_steps=10)})
+  return {
+    f"d8-t{steps}": override(
+      base, {"run.steps": steps, "run.evaluate_every": steps}
+    )
+    for steps in (STEPS // 4, STEPS // 2, STEPS)
+  }
+
+def ladder():
+  return _ladder()["d8-s0"]
+"""
+
+
+def write_trunk(folder: pathlib.Path) -> dict[str, Experiment]:
+  """Writes ladder.py; three lengths of one stable run."""
+  text = FILE.replace("def experiments()", "def _ladder()")
+  path = folder / "ladder.py"
+  path.write_text(
+    (text + TRUNK).replace("SEEDS", "1").replace("STEPS", str(STEPS))
   )
   return load(str(path)).experiments
 

@@ -75,6 +75,33 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_undisturbed(
     assert rows_of(ours) == rows_of(theirs)
 
 
+@pytest.mark.slow
+def test_a_killed_trunk_and_its_branches_end_as_if_undisturbed(tmp_path):
+  generator = random.Random(7)
+  experiments = world.write_trunk(tmp_path)
+  for number in range(5):
+    sweep = world.start(tmp_path)
+    wait_for_more(sweep, tmp_path, saved=number % 2 == 0)
+    time.sleep(generator.uniform(0.0, 0.5))
+    world.kill(sweep)
+    world.wait_for_ends(tmp_path)
+    if all(run_state.state_of(d) == "done" for d in world.run_dirs(tmp_path)):
+      break
+  assert number > 0, "it ended before it could be killed twice"
+  assert world.start(tmp_path).wait(timeout=300) == 0
+  found = {world.status(d)["name"]: d for d in world.run_dirs(tmp_path)}
+  assert sorted(found) == sorted(experiments)
+  for name, run_dir in found.items():
+    assert run_state.state_of(run_dir) == "done"
+    steps = experiments[name].run.steps
+    # A branch's log begins with what it shares.
+    assert world.logged_steps(run_dir) == list(range(1, steps + 1))
+  undisturbed = tmp_path / "undisturbed"
+  launch.sweep(experiments, world.root(undisturbed))
+  for ours, theirs in zip(tables(tmp_path), tables(undisturbed), strict=True):
+    assert rows_of(ours) == rows_of(theirs)
+
+
 def wait_for_more(sweep, folder, *, saved):
   """Until a run that this sweep began is a step, or a checkpoint, further."""
   at = {
