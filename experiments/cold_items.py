@@ -1,7 +1,7 @@
 r"""Does a larger model rank new titles better, with metadata and without?
 
   fmjax sweep experiments/cold_items.py --jobs 2
-  for width in 16 32 48 64 96 128 192; do
+  for width in 16 32 48 64 128 192; do
     fmjax report runs/cold_items/synthetic-*_d$width-s0-* \
       --reference ids_d$width --out runs/cold_items/report_d$width \
       --result analysis/results/cold_items

@@ -9,15 +9,18 @@ _UNRELIABLE = "not to be relied on"
 def sentences(content: Mapping[str, Any]) -> list[str]:
   """The study's answers, one each."""
   return [
-    _law(content),
-    _floor(content),
-    *_held_out(content),
+    *headlines(content),
     *_gains(content["gains"]),
     _ceiling(content["ceiling"]),
     *_agreement(content["loss_and_metric"]),
     *_allocation(content["allocation"]),
     _choice(content["choice"]),
   ]
+
+
+def headlines(content: Mapping[str, Any]) -> list[str]:
+  """The law, where it ends, and whether it foresaw the largest sizes."""
+  return [_law(content), _floor(content), *_held_out(content)]
 
 
 def section(content: Mapping[str, Any]) -> list[str]:
