@@ -51,15 +51,17 @@ def experiments() -> dict[str, Experiment]:
 def base() -> Experiment:
   return Experiment(
     data=DataConfig(
-      # More events than any run sees. Histories are short, as most people's are:
-      # where they are long (2,000 events, say), all hangs on finding what one of
-      # twelve profiles watched, and narrow models take long to learn how.
-      source=Synthetic(events=5_000_000, users=250_000, items=2_000, days=180),
+      # More events than any run sees. Of one profile: of twelve, all hangs on
+      # finding what the one that asks has watched, and narrow models take long
+      # to learn how.
+      source=Synthetic(
+        events=5_000_000, users=40_000, items=2_000, days=180, profiles=1
+      ),
       # All targets are asked for.
       split=TemporalSplit(validation=0.01, test=0.015),
-      window=32,
-      stride=32,
-      rows=32,
+      window=128,
+      stride=128,
+      rows=8,
     ),
     model=ModelConfig(
       width=16,

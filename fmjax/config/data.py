@@ -63,6 +63,9 @@ class Synthetic(Config):
   users: int = 2_000
   items: int = 1_000
   days: int = 120
+  profiles: int = (
+    12  # of an account, who take turns; each has tastes of its own
+  )
   seed: int = 0
 
 

@@ -59,7 +59,6 @@ from fmjax.data.readers.synthetic_titles import (
   Titles,
 )
 from fmjax.data.readers.synthetic_visits import (
-  PROFILES,
   USERS_AT_ONCE,
   Accounts,
 )
@@ -87,6 +86,7 @@ SCHEMA = Schema(
 _START_US = 1_704_067_200_000_000  # 2024-01-01
 _DAY_US = 86_400_000_000
 _MOST_DAYS = 4_000
+_MOST_PROFILES = 127
 _MOST_AT_ONCE = 10_000_000  # events of a block of users, about 3 GB
 
 
@@ -97,7 +97,7 @@ def files(source: Synthetic) -> tuple[pathlib.Path, ...]:
 
 
 def read(source: Synthetic, connection: ibis.BaseBackend) -> Log:
-  for name in ("events", "users", "items", "days"):
+  for name in ("events", "users", "items", "days", "profiles"):
     if getattr(source, name) < 1:
       raise DataError(
         f"synthetic: {name} = {getattr(source, name)} must be positive"
@@ -108,6 +108,11 @@ def read(source: Synthetic, connection: ibis.BaseBackend) -> Log:
     raise DataError(
       f"synthetic: days = {source.days} must be at most {_MOST_DAYS}, so that"
       " the log ends before 2037"
+    )
+  if source.profiles > _MOST_PROFILES:
+    raise DataError(
+      f"synthetic: profiles = {source.profiles} must be at most"
+      f" {_MOST_PROFILES}"
     )
   least = USERS_AT_ONCE * source.events // _MOST_AT_ONCE
   if source.events > _MOST_AT_ONCE and source.users < least:
@@ -197,7 +202,7 @@ def block(
     source, accounts, slice(first, first + USERS_AT_ONCE), rng
   )
   made, truth = synthetic_choices.choose(
-    titles, visits, rng, with_truth=with_truth
+    source, titles, visits, rng, with_truth=with_truth
   )
   user = pa.array(first + visits.user)
   time = pa.array(_START_US + visits.time_us)
@@ -210,7 +215,7 @@ def block(
       pa.array(made.duration_ms),
       _texts(visits.device, DEVICES),
       _texts(visits.locale, LOCALES),
-      _texts(visits.profile, [f"profile-{p}" for p in range(PROFILES)]),
+      _texts(visits.profile, [f"profile-{p}" for p in range(source.profiles)]),
       _texts(made.surface, SURFACES),
       pa.array(made.completion),
     ],

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fmjax.config import Synthetic
 from fmjax.data.readers.synthetic_oracle import (
   FORGETFUL_VOTE,
   RECENT,
@@ -24,7 +25,7 @@ from fmjax.data.readers.synthetic_titles import (
   Titles,
   ageless,
 )
-from fmjax.data.readers.synthetic_visits import PROFILES, Visits
+from fmjax.data.readers.synthetic_visits import Visits
 
 ACTIONS = ("trailer", "preview", "play")
 _TRAILER, _PREVIEW, _PLAY = range(3)
@@ -95,6 +96,7 @@ class Truth:
 
 
 def choose(
+  source: Synthetic,
   titles: Titles,
   visits: Visits,
   rng: np.random.Generator,
@@ -108,7 +110,7 @@ def choose(
   place_n = np.arange(n) - np.searchsorted(visits.user, visits.user)
   random_an = rng.random((6, n)) * (1 - 2.0**-40)
   attraction = Attraction(titles)
-  old_votes = np.zeros((users, PROFILES, titles.series))
+  old_votes = np.zeros((users, source.profiles, titles.series))
   recent = np.zeros_like(old_votes)
   ended = np.full(users, _NONE)
   made = Choices(

@@ -1,8 +1,9 @@
 """Who asks, when and where: the requests, before any title is chosen.
 
-None of this depends on what was chosen before. A user is an account with twelve
-profiles that take turns, each for a session or two; sessions fall on any day of
-the account's, mostly in the evening, on a device that is mostly the usual one.
+None of this depends on what was chosen before. A user is an account with some
+profiles (twelve, unless asked for others) that take turns, each for a session
+or two; sessions fall on any day of the account's, mostly in the evening, on a
+device that is mostly the usual one.
 """
 
 import dataclasses
@@ -12,7 +13,6 @@ import numpy as np
 from fmjax.config import Synthetic
 from fmjax.data.readers.synthetic_titles import DEVICES, LOCALES
 
-PROFILES = 12
 USERS_AT_ONCE = 4_096
 
 _SECONDS_PER_DAY = 86_400
@@ -45,7 +45,7 @@ class Visits:
   Attributes:
     user: int64, counted from the first of the block.
     time_us: int64, since the start of the log; rises within a user.
-    profile: int64, below `PROFILES`.
+    profile: int64, below `source.profiles`.
     device: int64, place in `DEVICES`.
     locale: int64, place in `LOCALES`.
   """
@@ -90,12 +90,12 @@ def visits(
   turn = np.where(
     rng.random(len(owner)) < _NEXT,
     1,
-    rng.integers(1, PROFILES, len(owner)),
+    rng.integers(1, max(source.profiles, 2), len(owner)),
   )
   turn = np.where(rng.random(len(owner)) < _STAY, 0, turn)
   begin = np.diff(owner, prepend=-1) > 0
-  turn = np.where(begin, rng.integers(0, PROFILES, len(owner)), turn)
-  profile = np.cumsum(turn) % PROFILES
+  turn = np.where(begin, rng.integers(0, source.profiles, len(owner)), turn)
+  profile = np.cumsum(turn) % source.profiles
   usual = rng.integers(0, len(DEVICES), len(events))
   device = np.where(
     rng.random(len(owner)) < _HOME_DEVICE,
