@@ -124,10 +124,30 @@ def test_more_users_than_events_leave_some_without():
   assert events.num_rows == 10
 
 
-@pytest.mark.parametrize("name", ["events", "users", "items", "days"])
+@pytest.mark.parametrize(
+  "name", ["events", "users", "items", "days", "profiles"]
+)
 def test_an_empty_log_is_refused(name):
   source = dataclasses.replace(_SMALL, **{name: 0})
   with pytest.raises(DataError, match=f"{name} = 0 must be positive"):
+    synthetic.read(source, ibis.duckdb.connect())
+
+
+@pytest.mark.parametrize("profiles", [1, 2, 12, 127])
+def test_an_account_has_as_many_profiles_as_asked_for(profiles):
+  source = dataclasses.replace(
+    _SMALL, events=20_000, users=2, days=400, profiles=profiles
+  )
+  events, truth = synthetic.block(source, 0)
+  found = set(events["profile"].to_pylist())
+  assert found == {f"profile-{number}" for number in range(profiles)}
+  assert truth is not None
+  assert np.isfinite(truth["log_p"].to_numpy()).all()
+
+
+def test_more_profiles_than_a_byte_counts_are_refused():
+  source = dataclasses.replace(_SMALL, profiles=128)
+  with pytest.raises(DataError, match="profiles = 128 must be at most 127"):
     synthetic.read(source, ibis.duckdb.connect())
 
 
