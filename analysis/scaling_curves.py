@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis import plots, scaling, tables
 from analysis.performance import Shown
-from fmjax.scaling.reports import study_figure, tasks, transfer
+from fmjax.scaling.reports import study_figure, tasks
 
 _HEADS = ("genre", "action")
 _TITLES = {
@@ -130,24 +130,12 @@ def ceilings() -> Shown:
   )
 
 
-def rates() -> Shown:
-  """The best learning rate by width, with μP and without."""
-  content = scaling.read("mup_transfer")
-  return Shown(
-    about=rates.__doc__ or "",
-    markdown="\n".join(f"* {line}" for line in transfer.verdicts(content)),
-  )
-
-
 def _share(error: float | None) -> str:
   return "no drop" if error is None else f"{100 * error:.0f} %"
 
 
 def main() -> None:
   study_figure.draw(study(), plots.FIGURES / "scaling.png")
-  transfer.draw(
-    dict(scaling.read("mup_transfer")), plots.FIGURES / "mup_transfer.png"
-  )
   scaling.save(lambda: draw_tasks(told()), "tasks")
 
 

@@ -18,6 +18,7 @@ from fmjax.config import (
   Experiment,
   FullAttention,
   LowRankAttention,
+  Synthetic,
   override,
 )
 from fmjax.data.readers import synthetic
@@ -47,8 +48,19 @@ _SPEC = DataSpec(
 
 def experiments() -> dict[str, Experiment]:
   base = rung(
-    # A batch holds at least the longest window.
-    override(parameters_data.base(), {"data.rows": 8}),
+    override(
+      parameters_data.base(),
+      {
+        # Two thousand events of a user: the longest window sees most of them.
+        "data.source": Synthetic(
+          events=3_000_000, users=1_500, items=2_000, days=180, profiles=1
+        ),
+        # A batch holds at least the longest window.
+        "data.window": 256,
+        "data.stride": 256,
+        "data.rows": 8,
+      },
+    ),
     WIDTH,
   )
   entries = {

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis import scaling
-from experiments import mup_transfer, parameters_data
+from experiments import parameters_data
 from fmjax.scaling import validator
 
 STUDIES = sorted(path.stem for path in scaling.FOLDER.glob("*.json"))
@@ -52,25 +52,6 @@ def test_the_fitted_irreducible_loss_stands_beside_the_known_floor():
   # No model is better than the oracle, and none that sees 64 events is as good.
   assert floor < low
   assert all(rung["nll"] > floor for rung in content["grid"])
-
-
-def test_with_mup_the_best_rate_stays_within_a_step_of_the_narrowest():
-  curves = scaling.read("mup_transfer")["curves"]
-  for found in curves.values():
-    widths = [curve["width"] for curve in found]
-    assert widths == list(mup_transfer.WIDTHS)
-    assert widths[-1] == 8 * widths[0]
-  moved = [c["steps_from_narrowest"] for c in curves["MaximalUpdate"]]
-  assert max(map(abs, moved)) <= 1
-  # Without, it falls.
-  assert curves["StandardScale"][-1]["steps_from_narrowest"] < -1
-
-
-def test_the_ladder_trains_at_about_the_best_rate_of_its_smallest_width():
-  narrowest = scaling.read("mup_transfer")["curves"]["MaximalUpdate"][0]
-  rate = parameters_data.base().optim.learning_rate
-  assert abs(np.log2(rate / narrowest["best_rate"])) <= 1
-  assert not narrowest["at_edge"]
 
 
 def test_a_study_says_what_regenerates_it():
