@@ -13,7 +13,7 @@ from typing import Any
 
 from analysis import ablations, baselines, bench, tables
 from experiments.baselines import PUBLISHED
-from fmjax.scaling.reports import markdown, study_text
+from fmjax.scaling.reports import markdown
 
 HERE = pathlib.Path(__file__).parent
 RESULTS, README = HERE / "results", HERE.parent / "README.md"
@@ -65,19 +65,6 @@ def quickstart(result: Mapping[str, Any]) -> str:
     " [Whole result](analysis/results/movietweetings/quickstart.json).",
   ]
   return "\n".join(lines)
-
-
-def scaling(study: Mapping[str, Any]) -> str:
-  """What the laboratory's own study says."""
-  return "\n".join(
-    [
-      *(f"* {line}" for line in study_text.headlines(study)),
-      "",
-      f"`{study['command']}`. [Every task's"
-      " curve](analysis/scaling_curves.ipynb), [how to spend"
-      " compute](analysis/compute_optimal.ipynb).",
-    ]
-  )
 
 
 def movielens_1m(
@@ -188,7 +175,6 @@ def _read(source: str) -> dict[str, Any]:
 # Marker: what stands there.
 BLOCKS: dict[str, Callable[[], str]] = {
   "quickstart": lambda: quickstart(_read("movietweetings/quickstart.json")),
-  "scaling": lambda: scaling(_read("scaling/parameters_data.json")),
   "movielens_1m": lambda: movielens_1m(
     _read("movielens_1m/reference.json"),
     _read("movielens_1m/sasrec_ce.json"),
