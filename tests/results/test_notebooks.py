@@ -29,7 +29,7 @@ def outputs(notebook):
 EXECUTED = [
   pytest.param(
     path,
-    marks=() if path.stem == "ablations" else pytest.mark.slow,
+    marks=() if path.stem == "published" else pytest.mark.slow,
     id=path.stem,
   )
   for path in NOTEBOOKS

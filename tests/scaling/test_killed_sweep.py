@@ -28,9 +28,8 @@ def tables(folder):
   return runs.drop_columns(list(CLOCK)), evals
 
 
-@pytest.mark.parametrize(
-  "kills,seeds", [(1, 1), pytest.param(5, 3, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("kills,seeds", [(1, 1), (5, 3)])
+@pytest.mark.slow  # test_launch.py kills one run
 def test_a_sweep_killed_at_random_moments_ends_as_if_undisturbed(
   kills, seeds, tmp_path
 ):

@@ -73,6 +73,7 @@ def executable(folder, name, text):
 # ---- a job, by submitit's own executors ------------------------------------
 
 
+@pytest.mark.slow  # a sweep in jobs is tested whole below
 def test_a_job_trains_its_tasks_in_order(experiments, root, tmp_path):
   tasks = tasks_of(experiments, root)
   executor = submitit.AutoExecutor(tmp_path / "jobs", cluster="debug")

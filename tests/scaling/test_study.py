@@ -244,6 +244,7 @@ def test_a_missing_run_at_the_longest_training_is_named(rungs):
       study.analyze(left, floor=None)
 
 
+@pytest.mark.slow
 def test_where_a_larger_size_is_worse_there_is_no_share_of_its_drop():
   worse = study.analyze(
     make_rungs(bend=1.0, widths=WIDTHS[1:], tokens=TOKENS[1:]), floor=None

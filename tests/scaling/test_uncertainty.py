@@ -125,6 +125,7 @@ def test_each_draw_is_refitted_as_if_it_were_alone():
   np.testing.assert_allclose(spread.high, high, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_band_covers_the_law_that_the_users_were_drawn_from():
   """What it claims: the noise of the test users, given the form."""
   inside, replicates = 0, 40
