@@ -55,13 +55,13 @@ def base() -> Experiment:
       # finding what the one that asks has watched, and narrow models take long
       # to learn how.
       source=Synthetic(
-        events=5_000_000, users=40_000, items=2_000, days=180, profiles=1
+        events=5_000_000, users=2_500, items=2_000, days=180, profiles=1
       ),
-      # All targets are asked for.
+      # All targets are asked for, thirty of a user.
       split=TemporalSplit(validation=0.01, test=0.015),
-      window=128,
-      stride=128,
-      rows=8,
+      window=256,
+      stride=256,
+      rows=4,
     ),
     model=ModelConfig(
       width=16,
