@@ -31,7 +31,7 @@ from fmjax.config import (
   TemporalSplit,
   override,
 )
-from fmjax.scaling.reports.ablation import arms
+from fmjax.scaling.reports.arms import arms
 
 SEEDS = 3
 TOKENS = 1_000_000  # positions of all batches together, targets or not

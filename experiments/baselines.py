@@ -36,7 +36,7 @@ from fmjax.config import (
   PlainResidual,
   override,
 )
-from fmjax.scaling.reports.ablation import arms
+from fmjax.scaling.reports.arms import arms
 
 EPOCH = movielens_1m.EPOCH
 SASREC_SEEDS = 3  # of the one that all are compared with

@@ -18,7 +18,7 @@ age and its counts, and nothing that tells whom it is for.
 from experiments import parameters_data
 from fmjax.config import Experiment, IdOnly, override
 from fmjax.scaling.ladder import ladder, train_on
-from fmjax.scaling.reports.ablation import arms
+from fmjax.scaling.reports.arms import arms
 
 WIDTHS = parameters_data.WIDTHS
 TOKENS = 2_000_000

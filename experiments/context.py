@@ -24,7 +24,7 @@ from fmjax.config import (
 from fmjax.data.readers import synthetic
 from fmjax.data.schema import DataSpec, Encoded, Feature, Kind
 from fmjax.scaling.ladder import at_compute, in_context, rung
-from fmjax.scaling.reports.ablation import arms
+from fmjax.scaling.reports.arms import arms
 
 WINDOWS = (64, 128, 256, 512, 1_024, 2_048)
 WIDTH, TOKENS = 64, 2_000_000  # of the arm whose compute all have

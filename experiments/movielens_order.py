@@ -18,7 +18,7 @@ from fmjax.config import (
   SumMixer,
   override,
 )
-from fmjax.scaling.reports.ablation import arms
+from fmjax.scaling.reports.arms import arms
 
 SEEDS = 3
 _EPOCHS = 48

@@ -22,7 +22,7 @@ from fmjax.config import (
   MetadataOnly,
   override,
 )
-from fmjax.scaling.reports.ablation import arms
+from fmjax.scaling.reports.arms import arms
 
 SEEDS = 3
 

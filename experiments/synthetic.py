@@ -28,7 +28,7 @@ from fmjax.config import (
   Synthetic,
   TemporalSplit,
 )
-from fmjax.scaling.reports.ablation import arms
+from fmjax.scaling.reports.arms import arms
 
 SEEDS = 3
 CORPUS = Synthetic(events=1_000_000, users=2_500, items=5_000, days=120)

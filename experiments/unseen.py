@@ -12,7 +12,7 @@ count. The slice `unseen` of the result is theirs, baselines beside it.
 
 from experiments import movielens_1m
 from fmjax.config import Experiment
-from fmjax.scaling.reports.ablation import arms
+from fmjax.scaling.reports.arms import arms
 
 SEEDS = 3
 

@@ -172,7 +172,7 @@ def test_report_writes_table_figure_and_json(ask, project):
 ARMS = '''"""Does width help on a synthetic log?"""
 import ladder
 from fmjax.config import override
-from fmjax.scaling.reports.ablation import arms
+from fmjax.scaling.reports.arms import arms
 
 def experiments():
   reference = ladder.experiments()["d8"]

@@ -33,7 +33,7 @@ from fmjax.eval.compare import compare
 from fmjax.eval.ranked import TOP, Ranked, from_parquet
 from fmjax.scaling import launch
 from fmjax.scaling.paired import seed_means
-from fmjax.scaling.reports.ablation import arms
+from fmjax.scaling.reports.arms import arms
 
 COMMAND = "python -m experiments.bench.peer_quality"
 SEEDS = 3

@@ -135,9 +135,7 @@ def test_an_empty_log_is_refused(name):
 
 @pytest.mark.parametrize("profiles", [1, 2, 12, 127])
 def test_an_account_has_as_many_profiles_as_asked_for(profiles):
-  source = dataclasses.replace(
-    _SMALL, events=8_000, users=4, profiles=profiles
-  )
+  source = dataclasses.replace(_SMALL, events=8_000, users=4, profiles=profiles)
   events, truth = synthetic.block(source, 0)
   found = set(events["profile"].to_pylist())
   assert found == {f"profile-{number}" for number in range(profiles)}

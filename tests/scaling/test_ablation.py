@@ -25,6 +25,8 @@ from fmjax.eval.metrics import query_values, summary
 from fmjax.eval.ranked import TOP, Ranked
 from fmjax.scaling import measure, paired, records
 from fmjax.scaling.reports import ablation
+from fmjax.scaling.reports.arms import arms as named_arms
+from fmjax.scaling.reports.arms import read_arms
 from fmjax.scaling.sweep import plan
 
 QUERIES = 400
@@ -126,7 +128,7 @@ def make_study(root):
   """Two arms on one data set, three seeds each."""
   base = Experiment()
   for arm, skill, width in (("gate", 1.0, 64), ("plain", 0.0, 32)):
-    named = ablation.arms(
+    named = named_arms(
       "log", {arm: override(base, {"model.width": width})}, seeds=SEEDS
     )
     for name, experiment in named.items():
@@ -157,7 +159,7 @@ def told(tmp_path_factory):
 
 
 def test_arms_have_a_name_for_every_seed():
-  named = ablation.arms("log", {"gate": Experiment()}, seeds=2)
+  named = named_arms("log", {"gate": Experiment()}, seeds=2)
   assert {name: e.run.seed for name, e in named.items()} == {
     "log-gate-s0": 0,
     "log-gate-s1": 1,
@@ -331,7 +333,7 @@ def test_granularities_are_compared_on_the_queries_that_both_have(tmp_path):
   ).where(asked)
   write_run(tmp_path, "log-reference-s0", base, whole)
   write_run(tmp_path, "log-runs-s0", runs, fewer)
-  found, _ = ablation.read_arms([tmp_path])
+  found, _ = read_arms([tmp_path])
   content = ablation.compare_arms(
     found["log"], reference="reference", baselines=BASELINES
   )
@@ -379,7 +381,7 @@ def test_a_file_is_reported_on_among_the_runs_of_others(study):
     listed = [f"log-{arm}-s{seed}" for arm in arms for seed in range(SEEDS)]
     write_list(study, file, {name: name for name in listed})
   wide = override(Experiment(), {"model.width": 128})
-  for name, experiment in ablation.arms("log", {"wide": wide}, seeds=2).items():
+  for name, experiment in named_arms("log", {"wide": wide}, seeds=2).items():
     write_run(study, name, experiment, answers(experiment.run.seed))
   content = ablation.report(
     [plan.list_path(study, "two")], study / "out", reference="plain"
@@ -422,9 +424,7 @@ def test_an_arm_with_weights_is_also_told_by_its_own_measure(
   }
   root = tmp_path / "runs"
   for arm, (experiment, answered) in of_arm.items():
-    for name, seeded in ablation.arms(
-      "log", {arm: experiment}, seeds=2
-    ).items():
+    for name, seeded in named_arms("log", {arm: experiment}, seeds=2).items():
       write_run(root, name, seeded, answered)
   arms = ablation.report([root], tmp_path / "out", reference="plain")["arms"]
   assert "weighted_to_reference" not in arms["log"]["plain"]
