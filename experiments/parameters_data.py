@@ -79,7 +79,7 @@ def base() -> Experiment:
         dynamics=DynamicCounts(),
       ),
       auxiliary=Auxiliary(targets=("genre", "action"), weight=0.2),
-      # The rate is that of the smallest rung (mup_transfer.py).
+      # One rate for all widths; mup_transfer.py asks whether it is the best.
       scale=MaximalUpdate(base_width=16),
     ),
     objective=FullSoftmax(chunk=256),

@@ -4,13 +4,19 @@ Whether μP makes it stay is tested where models are trained
 (tests/train/test_transfer.py); here, that what moves is said to.
 """
 
-import numpy as np
-import pytest
+import json
 
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from test_ablation import answers, write_run
+
+from fmjax.__main__ import main
 from fmjax.config import (
   Experiment,
   MaximalUpdate,
   StandardScale,
+  from_dict,
   override,
   to_dict,
 )
@@ -103,3 +109,24 @@ def test_the_figure_shows_a_panel_of_each_parametrization(tmp_path):
 def test_too_few_runs_are_refused(chosen, problem):
   with pytest.raises(DataError, match=problem):
     transfer.analyze(chosen)
+
+
+def test_the_verb_tells_a_person_and_writes_the_result_and_its_records(
+  tmp_path, capsys
+):
+  for rung in runs(widths=(16, 32), rates=RATES[:3]):
+    (result,) = rung.results
+    made = from_dict(result["config"])
+    scale = type(made.model.scale).__name__
+    write_run(tmp_path / "runs", f"{scale}-{rung.name}", made, answers(0))
+  path = tmp_path / "results" / "rates.json"
+  words = ["report", tmp_path / "runs", "--rates", "--out", tmp_path / "out"]
+  assert main([*map(str, words), "--result", str(path)]) == 0
+  assert "standard parametrization: at 2× the width" in capsys.readouterr().out
+  written = json.loads(path.read_text())
+  assert "--rates" in written["command"]
+  told = json.loads((tmp_path / "out" / "transfer.json").read_text())
+  assert written["curves"] == told["curves"]
+  assert (tmp_path / "out" / "figure.png").is_file()
+  table = pq.read_table(path.with_suffix("") / "runs.parquet")
+  assert table.num_rows == 3 * 3

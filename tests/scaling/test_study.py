@@ -18,7 +18,7 @@ from fmjax.eval.ranked import TOP, Ranked
 from fmjax.eval.slices import slices
 from fmjax.scaling import records
 from fmjax.scaling.ladder import grid
-from fmjax.scaling.reports import gains, study, study_figure, tasks
+from fmjax.scaling.reports import gains, study, study_figure
 from fmjax.scaling.rungs import Rung
 from fmjax.scaling.uncertainty import Samples
 
@@ -283,14 +283,3 @@ def test_a_task_has_a_curve_and_a_ceiling_of_its_own(rungs, content):
   endless = LAW["E"] + LAW["B"] * TOKENS[-1] ** -LAW["beta"]
   assert everything["ceiling"] == pytest.approx(1 - endless / first, rel=0.2)
   assert cold["value"] != everything["value"]
-
-
-def test_draws_of_known_intervals_have_these_intervals():
-  values = [
-    {"nll": 5.0, "nll_ci": [4.9, 5.1]},
-    {"nll": 4.0, "nll_ci": [3.8, 4.2]},
-  ]
-  drawn = tasks.from_intervals("nll", values)
-  assert drawn.value_n.tolist() == [5.0, 4.0]
-  assert drawn.interval_n()[0] == pytest.approx([4.9, 5.1], abs=0.03)
-  assert drawn.interval_n()[1] == pytest.approx([3.8, 4.2], abs=0.06)
