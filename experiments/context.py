@@ -27,7 +27,7 @@ from fmjax.scaling.ladder import at_compute, in_context, rung
 from fmjax.scaling.reports.arms import arms
 
 WINDOWS = (64, 128, 256, 512, 1_024, 2_048)
-WIDTH, TOKENS = 64, 2_000_000  # of the arm whose compute all have
+WIDTH, TOKENS = 64, 1_000_000  # of the arm whose compute all have
 SEEDS = 2
 _BLOCK, _RANK = 32, 4
 # What is predicted and what items are; the other features of the service add

@@ -65,10 +65,15 @@ DISTINCT = {
   for path in reversed(FILES)
   for name, experiment in reversed(entries_of(path).items())
 }.values()
-# These have most parts of synthetic.py's, in which all are that depend on time.
+# These have most parts of synthetic.py's, in which all are that depend on time,
+# or of parameters_data.py's.
 ALIKE = (
   "ablate_",
   "ablations:",
+  "cold_items:",
+  "context:",
+  "globo:",
+  "mup_transfer:",
   "unseen:",
   "movielens_order:",
   "movielens_1m:timed",
