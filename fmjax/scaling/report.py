@@ -18,6 +18,7 @@ from fmjax.scaling.rungs import (
   Rung,
   find_runs,
   is_run,
+  on_common_seeds,
   read_rungs,
   refuse_mixture,
 )
@@ -60,7 +61,7 @@ def report(
   baseline_dir = measure.baselines_of_result(
     rungs[0].first, root=run_dirs[0].parent
   )
-  ladder = study.longest(rungs) if grid else rungs
+  ladder = study.longest(on_common_seeds(rungs)) if grid else rungs
   content = analyze(
     ladder,
     baselines=measure.read_baselines(baseline_dir),

@@ -49,6 +49,33 @@ class Rung:
     return float(np.mean([r["validation"][SELECTED_ON] for r in self.results]))
 
 
+def on_common_seeds(rungs: Sequence[Rung]) -> list[Rung]:
+  """Rungs with the seeds that all of them have; where none is common, with all.
+
+  Runs of one seed see the same data in the same order at every size, and are
+  lucky together: means over different seeds would differ by that luck.
+  """
+  seeds = [{result["seed"] for result in rung.results} for rung in rungs]
+  common = set.intersection(*seeds)
+  if not common:
+    return list(rungs)
+  found = []
+  for rung in rungs:
+    kept = [
+      place
+      for place, result in enumerate(rung.results)
+      if result["seed"] in common
+    ]
+    found.append(
+      dataclasses.replace(
+        rung,
+        results=[rung.results[place] for place in kept],
+        ranked=[rung.ranked[place] for place in kept],
+      )
+    )
+  return found
+
+
 def find_runs(
   places: Sequence[pathlib.Path],
 ) -> tuple[list[pathlib.Path], list[str]]:

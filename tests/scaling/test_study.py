@@ -1,5 +1,6 @@
 """A grid of sizes and lengths that is drawn from a known law."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -18,8 +19,8 @@ from fmjax.eval.ranked import TOP, Ranked
 from fmjax.eval.slices import slices
 from fmjax.scaling import records
 from fmjax.scaling.ladder import grid
-from fmjax.scaling.reports import gains, study, study_figure
-from fmjax.scaling.rungs import Rung
+from fmjax.scaling.reports import gains, study, study_figure, tasks
+from fmjax.scaling.rungs import Rung, on_common_seeds
 from fmjax.scaling.uncertainty import Samples
 
 WIDTHS = (16, 32, 48, 64, 96, 128)
@@ -236,6 +237,48 @@ def test_too_few_sizes_are_refused_with_their_number():
     study.analyze(few, floor=None)
 
 
+def only_seed(rung, place):
+  return dataclasses.replace(
+    rung, results=[rung.results[place]], ranked=[rung.ranked[place]]
+  )
+
+
+def with_seeds(*, of_largest):
+  """Sizes of two seeds, of which the largest has one."""
+  several = make_rungs(seeds=2)
+  largest = max(rung.backbone for rung in several)
+  return [
+    only_seed(rung, of_largest) if rung.backbone == largest else rung
+    for rung in several
+  ]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rungs_are_compared_on_the_seeds_that_all_have(seed):
+  rungs = on_common_seeds(with_seeds(of_largest=seed))
+  assert {tuple(r["seed"] for r in rung.results) for rung in rungs} == {(seed,)}
+  assert all(len(rung.ranked) == 1 for rung in rungs)
+
+
+def test_where_no_seed_is_common_all_are_kept():
+  several = with_seeds(of_largest=0)
+  apart = [
+    rung if len(rung.results) == 1 else only_seed(rung, 1) for rung in several
+  ]
+  assert on_common_seeds(apart) == apart
+
+
+@pytest.mark.slow
+def test_what_other_seeds_tell_is_the_noise_alone():
+  rungs = with_seeds(of_largest=0)
+  found = study.analyze(rungs, floor=None)
+  first = study.analyze([only_seed(rung, 0) for rung in rungs], floor=None)
+  assert found["law"] == first["law"]
+  assert found["held_out"] == first["held_out"]
+  assert found["noise"]["nll"] > 0
+  assert first["noise"]["nll"] is None
+
+
 def test_a_missing_run_at_the_longest_training_is_named(rungs):
   longest = study.longest(rungs)
   for gone in longest[-3:]:
@@ -283,3 +326,14 @@ def test_a_task_has_a_curve_and_a_ceiling_of_its_own(rungs, content):
   endless = LAW["E"] + LAW["B"] * TOKENS[-1] ** -LAW["beta"]
   assert everything["ceiling"] == pytest.approx(1 - endless / first, rel=0.2)
   assert cold["value"] != everything["value"]
+
+
+def test_draws_of_known_intervals_have_these_intervals():
+  values = [
+    {"nll": 5.0, "nll_ci": [4.9, 5.1]},
+    {"nll": 4.0, "nll_ci": [3.8, 4.2]},
+  ]
+  drawn = tasks.from_intervals("nll", values)
+  assert drawn.value_n.tolist() == [5.0, 4.0]
+  assert drawn.interval_n()[0] == pytest.approx([4.9, 5.1], abs=0.03)
+  assert drawn.interval_n()[1] == pytest.approx([3.8, 4.2], abs=0.06)

@@ -20,7 +20,7 @@ from fmjax.scaling.laws.law import LEVEL, Fit, known
 from fmjax.scaling.laws.polynomial import Power
 from fmjax.scaling.laws.surfaces import Chinchilla, OverTraining
 from fmjax.scaling.reports import budgets, gains, tasks
-from fmjax.scaling.rungs import Rung
+from fmjax.scaling.rungs import Rung, on_common_seeds
 from fmjax.scaling.trust import choice
 from fmjax.scaling.trust.bootstrap import Refits, bootstrap
 from fmjax.scaling.trust.checklist import checklist
@@ -54,19 +54,21 @@ def analyze(rungs: Sequence[Rung], *, floor: float | None) -> dict[str, Any]:
   """What a study of sizes and lengths reports beside its ladder; JSON-ready.
 
   Args:
-    rungs: of every size and length, from the smallest backbone.
+    rungs: of every size and length, from the smallest backbone. They are
+      compared on the seeds that all have; others tell what a seed moves.
     floor: NLL of the best that any model can do, where it is known.
 
   Raises:
     DataError: the grid is too small for a law and two sizes held out.
   """
+  noise = _noise(rungs)  # of all seeds, and nothing else
+  rungs = on_common_seeds(rungs)
   runs = _runs(rungs)
   _require_cells(runs)
   x_rk = np.stack([runs[name] for name in INPUTS], axis=1)
   law = fit.fit(x_rk, runs["nll"], form=Chinchilla())
   refits = bootstrap(law, cluster=runs["trunk"])
   samples = {m: sample([r.ranked for r in rungs], m) for m in METRICS}
-  noise = _noise(rungs)
   return {
     "levels": {"laws": LEVEL, "rungs and gains": 0.95},
     "grid": _grid(rungs, samples),
@@ -390,8 +392,8 @@ def _answers(rungs: Sequence[Rung]) -> dict[str, str]:
     ),
     "Is any data repeated, within a run or between runs?": (
       f"Runs saw {min(epochs):.2f} to {max(epochs):.2f} epochs; all see the"
-      f" same log in the same order, and the {len(results)} runs share"
-      f" {trunks} trunks, which are resampled whole."
+      f" same log, those of a seed in the same order; the {len(results)} runs"
+      f" share {trunks} trunks, which are resampled whole."
     ),
     "How were learning rate, batch size and schedule chosen at each size?": (
       f"Learning rates {_span(results, 'optim', 'learning_rate')} by"
