@@ -19,7 +19,13 @@ from fmjax.eval.ranked import TOP, Ranked
 from fmjax.eval.slices import slices
 from fmjax.scaling import records
 from fmjax.scaling.ladder import grid
-from fmjax.scaling.reports import gains, study, study_figure, tasks
+from fmjax.scaling.reports import (
+  gains,
+  held_out,
+  study,
+  study_figure,
+  tasks,
+)
 from fmjax.scaling.rungs import Rung, on_common_seeds
 from fmjax.scaling.uncertainty import Samples
 
@@ -164,6 +170,27 @@ def test_the_largest_sizes_are_predicted_from_the_others(rungs, content):
     assert low < each["predicted"] < high
     gap = abs(each["predicted"] - each["measured"])
     assert error == pytest.approx(gap / each["drop"])
+
+
+def test_the_sizes_that_are_seen_choose_the_form(content):
+  chosen = content["held_out_form"]
+  errors = chosen["errors"]
+  # It was drawn with two exponents, and not as a straight line.
+  assert errors["chinchilla"] < min(errors["power"], errors["quadratic"])
+  assert chosen["form"] == min(
+    ("chinchilla", "over_training"), key=lambda name: errors[name]
+  )
+  by_form = content["holdout_error_over_drop_by_form"]
+  assert by_form[chosen["form"]] == content["holdout_error_over_drop"]
+
+
+def test_two_sizes_carry_one_exponent_alone(rungs):
+  sizes = sorted({rung.backbone for rung in rungs})
+  found = held_out.choose(
+    study.columns([rung for rung in rungs if rung.backbone in sizes[:3]])
+  )
+  assert found["form"] == "over_training"
+  assert found["errors"]["chinchilla"] is None
 
 
 def test_what_a_seed_moves_is_told_and_its_runs_are_one_cluster(content):

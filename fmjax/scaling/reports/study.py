@@ -17,9 +17,9 @@ from fmjax.scaling import fit
 from fmjax.scaling.laws import curves
 from fmjax.scaling.laws.broken import BrokenPower
 from fmjax.scaling.laws.law import LEVEL, Fit, known
-from fmjax.scaling.laws.polynomial import Power
 from fmjax.scaling.laws.surfaces import Chinchilla, OverTraining
-from fmjax.scaling.reports import budgets, gains, tasks
+from fmjax.scaling.reports import budgets, gains, held_out, tasks
+from fmjax.scaling.reports.held_out import GRID, HELD_OUT, INPUTS
 from fmjax.scaling.rungs import Rung, on_common_seeds
 from fmjax.scaling.trust import choice
 from fmjax.scaling.trust.bootstrap import Refits, bootstrap
@@ -28,10 +28,7 @@ from fmjax.scaling.trust.profile import profile
 from fmjax.scaling.trust.sensitivity import sensitivity
 from fmjax.scaling.uncertainty import Samples, sample
 
-INPUTS = ("params", "tokens")
-HELD_OUT = 2  # the largest sizes
 METRICS = ("nll", "hr@10", "ndcg@10")
-_GRID = 60  # sizes at which a curve is told
 
 
 def is_grid(rungs: Sequence[Rung]) -> bool:
@@ -63,7 +60,7 @@ def analyze(rungs: Sequence[Rung], *, floor: float | None) -> dict[str, Any]:
   """
   noise = _noise(rungs)  # of all seeds, and nothing else
   rungs = on_common_seeds(rungs)
-  runs = _runs(rungs)
+  runs = columns(rungs)
   _require_cells(runs)
   x_rk = np.stack([runs[name] for name in INPUTS], axis=1)
   law = fit.fit(x_rk, runs["nll"], form=Chinchilla())
@@ -79,7 +76,7 @@ def analyze(rungs: Sequence[Rung], *, floor: float | None) -> dict[str, Any]:
     # As if runs of one trunk were separate luck: narrower than they may be.
     "irreducible_profile": _profile(law, "E"),
     "known_floor": floor,
-    **_held_out(rungs, runs),
+    **held_out.foresee(rungs, runs),
     "curves": _curves(law, refits, runs),
     "choice": _choice(runs),
     "against": _other_counts(runs),
@@ -121,7 +118,7 @@ def _require_cells(runs: Mapping[str, np.ndarray]) -> None:
       )
 
 
-def _runs(rungs: Sequence[Rung]) -> dict[str, np.ndarray]:
+def columns(rungs: Sequence[Rung]) -> dict[str, np.ndarray]:
   """Columns, a row a run."""
   results = [result for rung in rungs for result in rung.results]
 
@@ -136,6 +133,7 @@ def _runs(rungs: Sequence[Rung]) -> dict[str, np.ndarray]:
     "flops": column(lambda r: float(r["flops"]["model"])),
     "steps": column(lambda r: r["config"]["run"]["steps"]),
     "nll": column(lambda r: r["test"]["nll"]),
+    "validation": column(lambda r: r["validation"]["nll"]),
     "trunk": column(lambda r: r["trunk"]),
     "name": column(lambda r: r["name"]),
   }
@@ -225,91 +223,11 @@ def _noise(rungs: Sequence[Rung]) -> dict[str, Any]:
   return found
 
 
-def _held_out(
-  rungs: Sequence[Rung], runs: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-  """The largest sizes, predicted at the most training from the others.
-
-  An error is told as a share of how far the NLL drops from the last size that
-  the law was fitted to.
-  """
-  sizes = np.unique(runs["params"])
-  largest = sizes[-HELD_OUT:]
-  most = runs["steps"].max()
-  seen_r = ~np.isin(runs["params"], largest)
-  x_rk = np.stack([runs[name] for name in INPUTS], axis=1)
-
-  def at(size: float) -> np.ndarray:
-    return (runs["params"] == size) & (runs["steps"] == most)
-
-  last = runs["nll"][at(sizes[-HELD_OUT - 1])].mean()
-  laws = {
-    name: fit.fit(x_rk[seen_r], runs["nll"][seen_r], form=form)
-    for name, form in {
-      "chinchilla": Chinchilla(),
-      "power": Power(INPUTS),
-    }.items()
-  }
-  # Resampled by trunks: branches of one share its luck.
-  refits = bootstrap(laws["chinchilla"], cluster=runs["trunk"][seen_r])
-  told = []
-  for size in largest:
-    asked_r = at(size)
-    measured = runs["nll"][asked_r].mean()
-    predicted = {
-      name: float(law.predict(x_rk[asked_r]).mean())
-      for name, law in laws.items()
-    }
-    ends = refits.predict_interval(x_rk[asked_r], new_run=True)
-    told.append(
-      {
-        "name": _rung_at(rungs, size, most).name,
-        "params": float(size),
-        "measured": float(measured),
-        "predicted": predicted["chinchilla"],
-        "interval": list(known({"": ends.mean(axis=0).tolist()})[""]),
-        "straight_line": predicted["power"],
-        "drop": float(last - measured),
-      }
-    )
-
-  def error(each: Mapping[str, float], by: str) -> float | None:
-    if each["drop"] <= 0:  # a larger size is no better: no share of that
-      return None
-    return abs(each[by] - each["measured"]) / each["drop"]
-
-  tokens = float(runs["tokens"][runs["steps"] == most].mean())
-  size_n = np.geomspace(sizes[0], sizes[-1], _GRID)
-  at_nk = np.stack([size_n, np.full_like(size_n, tokens)], axis=1)
-  return {
-    "held_out": told,
-    "held_out_law": laws["chinchilla"].to_dict(),
-    "held_out_curve": {
-      "tokens": tokens,
-      "params": size_n.tolist(),
-      "nll": laws["chinchilla"].predict(at_nk).tolist(),
-      "band": refits.predict_interval(at_nk).tolist(),
-      "straight_line": laws["power"].predict(at_nk).tolist(),
-      "limit": _limit(laws["chinchilla"], tokens),
-    },
-    "holdout_error_over_drop": [error(each, "predicted") for each in told],
-    "straight_line_error_over_drop": [
-      error(each, "straight_line") for each in told
-    ],
-  }
-
-
-def _rung_at(rungs: Sequence[Rung], size: float, steps: int) -> Rung:
-  return next(
-    rung for rung in rungs if rung.backbone == size and rung.steps == steps
-  )
-
-
 def _curves(
   law: Fit, refits: Refits, runs: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
   """The law over sizes, at each length of training, with its band."""
-  size = np.geomspace(runs["params"].min(), runs["params"].max(), _GRID)
+  size = np.geomspace(runs["params"].min(), runs["params"].max(), GRID)
   found = []
   for steps in np.unique(runs["steps"]):
     tokens = float(runs["tokens"][runs["steps"] == steps].mean())
@@ -322,16 +240,10 @@ def _curves(
         "nll": law.predict(x_nk).tolist(),
         "band": refits.predict_interval(x_nk).tolist(),
         # Of endless parameters, at this length.
-        "limit": _limit(law, tokens),
+        "limit": held_out.limit(law, tokens),
       }
     )
   return found
-
-
-def _limit(law: Fit, tokens: float) -> float:
-  """E + B·D^(-beta)."""
-  of = law.parameters
-  return of["E"] + of["B"] * tokens ** -of["beta"]
 
 
 def _choice(runs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -68,7 +68,11 @@ def _floor(content: Mapping[str, Any]) -> str:
 
 
 def _held_out(content: Mapping[str, Any]) -> list[str]:
-  lines = []
+  chosen = content["held_out_form"]
+  lines = [
+    f"The smaller sizes choose {chosen['form']}, {chosen['equation']}, to"
+    f" predict the {len(content['held_out'])} largest."
+  ]
   for each, error, line in zip(
     content["held_out"],
     content["holdout_error_over_drop"],

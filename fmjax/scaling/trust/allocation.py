@@ -150,25 +150,30 @@ def isoflop(
     np.asarray(value, float) for value in (compute, params, loss)
   )
   lowest = _parabola if curve == "quadratic" else _akima
-  budgets, best, facts = [], [], []
+  budgets, best, few, endless = [], [], [], []
   for budget_n in _budgets(compute_n):
     budget = float(np.exp(np.log(compute_n[budget_n]).mean()))
     size, mean = _mean_by_size(params_n[budget_n], loss_n[budget_n])
     if len(size) < _LEAST:
-      facts.append(
-        f"the budget of {budget:.3g} FLOPs has {len(size)} sizes, too few for a"
-        " curve, and is left out"
-      )
+      few.append(f"{budget:.3g}")
       continue
     log_best = lowest(np.log(size), mean)
     if log_best is None:
-      facts.append(
-        f"at {budget:.3g} FLOPs the loss has no minimum between the smallest"
-        " and the largest size; the budget is left out"
-      )
+      endless.append(f"{budget:.3g}")
       continue
     budgets.append(budget)
     best.append(np.exp(log_best))
+  facts = [
+    f"budgets left out, as {why}: {', '.join(left)} FLOPs"
+    for why, left in (
+      (f"fewer than {_LEAST} sizes have them", few),
+      (
+        "the loss has no minimum between the smallest and the largest size",
+        endless,
+      ),
+    )
+    if left
+  ]
   if len(budgets) < 2:
     raise schema.DataError(
       f"{len(budgets)} of the budgets show a minimum of loss over size; two are"
