@@ -47,6 +47,8 @@ figures: $(VENV)/installed-dev ## Draw figures and README tables from the commit
 	$(BIN)/python -m analysis.baselines
 	$(BIN)/python -m analysis.ablations
 	$(BIN)/python -m analysis.published
+	$(BIN)/python -m analysis.scaling_curves
+	$(BIN)/python -m analysis.compute_optimal
 	$(BIN)/python -m analysis.execute
 	$(BIN)/python -m analysis.readme
 

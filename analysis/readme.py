@@ -13,7 +13,7 @@ from typing import Any
 
 from analysis import ablations, baselines, bench, tables
 from experiments.baselines import PUBLISHED
-from fmjax.scaling.reports import markdown
+from fmjax.scaling.reports import markdown, study_text, transfer
 
 HERE = pathlib.Path(__file__).parent
 RESULTS, README = HERE / "results", HERE.parent / "README.md"
@@ -65,6 +65,20 @@ def quickstart(result: Mapping[str, Any]) -> str:
     " [Whole result](analysis/results/movietweetings/quickstart.json).",
   ]
   return "\n".join(lines)
+
+
+def scaling(study: Mapping[str, Any], rates: Mapping[str, Any]) -> str:
+  """What the laboratory's own study says, and what its rate rests on."""
+  lines = [*study_text.headlines(study), *transfer.verdicts(dict(rates))]
+  return "\n".join(
+    [
+      *(f"* {line}" for line in lines),
+      "",
+      f"`{study['command']}`, `{rates['command']}`. [Every task's"
+      " curve](analysis/scaling_curves.ipynb), [how to spend"
+      " compute](analysis/compute_optimal.ipynb).",
+    ]
+  )
 
 
 def movielens_1m(
@@ -175,6 +189,9 @@ def _read(source: str) -> dict[str, Any]:
 # Marker: what stands there.
 BLOCKS: dict[str, Callable[[], str]] = {
   "quickstart": lambda: quickstart(_read("movietweetings/quickstart.json")),
+  "scaling": lambda: scaling(
+    _read("scaling/parameters_data.json"), _read("scaling/mup_transfer.json")
+  ),
   "movielens_1m": lambda: movielens_1m(
     _read("movielens_1m/reference.json"),
     _read("movielens_1m/sasrec_ce.json"),

@@ -35,7 +35,7 @@ def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
   """
   with new_figure(path, size=(13, 5.6)) as figure:
     grid = figure.add_gridspec(
-      1, 2, left=0.06, right=0.9, bottom=0.13, top=0.8, wspace=0.3
+      1, 2, left=0.06, right=0.9, bottom=0.13, top=0.8, wspace=0.45
     )
     left = figure.add_subplot(grid[0])
     right = figure.add_subplot(grid[1])
@@ -140,7 +140,7 @@ def improvement(axis, content: Mapping[str, Any]) -> None:
     gain(unseen["nll"]),
     color=BLUE,
     linewidth=1.8,
-    label=r"E + A·N$^{-\alpha}$ + B·D$^{-\beta}$, hollow rungs not seen",
+    label="law of the smaller sizes, hollow rungs not seen",
   )
   axis.plot(
     unseen["params"],
@@ -165,9 +165,10 @@ def improvement(axis, content: Mapping[str, Any]) -> None:
     axis.annotate(
       f"d{rung['width']}",
       (size, gain(rung["nll"])),
-      xytext=(0, 9),
+      xytext=(0, -9),  # clear of the ceiling
       textcoords="offset points",
       ha="center",
+      va="top",
       fontsize=9.5,
       color=INK,
     )
@@ -199,7 +200,9 @@ def _of_losses(content: Mapping[str, Any]) -> tuple[str, str]:
 
 def _of_improvement(content: Mapping[str, Any]) -> tuple[str, str]:
   errors = content["holdout_error_over_drop"]
-  names = " and ".join(each["name"] for each in content["held_out"])
+  names = " and ".join(
+    each["name"].split("-")[0] for each in content["held_out"]
+  )
   if None in errors:
     told = f"{names} are no better than the last rung seen."
   else:

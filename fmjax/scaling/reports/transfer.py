@@ -173,7 +173,7 @@ def draw(content: dict[str, Any], path: pathlib.Path) -> None:
     figure.text(
       0.08,
       0.93,
-      "The best learning rate by width; a ring marks it",
+      "The best learning rate by width: a ring; dashed: of the narrowest",
       fontsize=13,
       color=INK,
     )
@@ -200,10 +200,13 @@ def _panel(axis, curves: Sequence[dict[str, Any]]) -> None:
       markerfacecolor="none",
       markeredgecolor=INK,
     )
-  axis.axvline(curves[0]["best_rate"], color=PALE, linewidth=6, zorder=0)
+  axis.axvline(
+    curves[0]["best_rate"], color=PALE, linewidth=1.4, linestyle=(0, (4, 3))
+  )
+  rates = sorted({rate for curve in curves for rate in curve["rates"]})
   axis.set_xscale("log", base=2)
-  axis.set_xlabel("learning rate of the recipe")
-  axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+  axis.set_xticks(rates, [f"{1_000 * rate:.3g}" for rate in rates])
+  axis.set_xlabel("learning rate of the recipe, thousandths")
   axis.grid(True, color=GRID, linewidth=0.8)
   axis.set_axisbelow(True)
   axis.tick_params(length=0)
