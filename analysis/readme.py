@@ -69,7 +69,7 @@ def quickstart(result: Mapping[str, Any]) -> str:
 
 def scaling(study: Mapping[str, Any], rates: Mapping[str, Any]) -> str:
   """What the laboratory's own study says, and what its rate rests on."""
-  lines = [*study_text.headlines(study), *transfer.verdicts(dict(rates))]
+  lines = [*study_text.headlines(study), *transfer.verdicts(rates)]
   return "\n".join(
     [
       *(f"* {line}" for line in lines),

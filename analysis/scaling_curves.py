@@ -148,7 +148,7 @@ def _share(error: float | None) -> str:
 def main() -> None:
   study_figure.draw(study(), plots.FIGURES / "scaling.png")
   transfer.draw(
-    dict(scaling.read("mup_transfer")), plots.FIGURES / "mup_transfer.png"
+    scaling.read("mup_transfer"), plots.FIGURES / "mup_transfer.png"
   )
   scaling.save(lambda: draw_tasks(told()), "tasks")
 

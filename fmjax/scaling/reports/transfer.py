@@ -6,7 +6,7 @@ fall as the width grows.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -142,7 +142,7 @@ def _validation(rung: Rung) -> float:
   return float(np.mean([r["validation"]["nll"] for r in rung.results]))
 
 
-def verdicts(content: dict[str, Any]) -> list[str]:
+def verdicts(content: Mapping[str, Any]) -> list[str]:
   """A sentence a parametrization: how far the best rate moves."""
   said = []
   for scale, curves in content["curves"].items():
@@ -157,7 +157,7 @@ def verdicts(content: dict[str, Any]) -> list[str]:
   return said
 
 
-def draw(content: dict[str, Any], path: pathlib.Path) -> None:
+def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
   """Writes `path` (PNG) and the same as SVG beside it: a panel a scale."""
   panels = content["curves"]
   with new_figure(path, size=(6 * len(panels), 4.8)) as figure:
