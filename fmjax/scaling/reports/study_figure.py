@@ -56,21 +56,31 @@ def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
 
 
 def losses(axis, content: Mapping[str, Any]) -> None:
-  """Test NLL by size, a line a length; the floors below."""
+  """Test NLL by size, a line a length: the law; the floors below.
+
+  A law that is not to be relied on is not drawn: lines join what was measured.
+  """
   held = {each["params"] for each in content["held_out"]}
   curves = content["curves"]
   shades = np.linspace(_LIGHTEST, 1, len(curves))
   for curve, shade in zip(curves, shades, strict=True):
     color = _tint(shade)
-    axis.fill_between(
-      curve["params"],
-      *np.transpose(curve["band"]),
-      color=color,
-      alpha=0.18,
-      linewidth=0,
-    )
-    axis.plot(curve["params"], curve["nll"], color=color, linewidth=1.6)
     rungs = [r for r in content["grid"] if r["steps"] == curve["steps"]]
+    if content["law"]["good"]:
+      axis.fill_between(
+        curve["params"],
+        *np.transpose(curve["band"]),
+        color=color,
+        alpha=0.18,
+        linewidth=0,
+      )
+      line = curve["params"], curve["nll"]
+    else:
+      line = (
+        [rung["params"]["backbone"] for rung in rungs],
+        [rung["nll"] for rung in rungs],
+      )
+    axis.plot(*line, color=color, linewidth=1.6)
     for rung in rungs:
       size = rung["params"]["backbone"]
       axis.plot(
@@ -84,7 +94,7 @@ def losses(axis, content: Mapping[str, Any]) -> None:
       )
     axis.annotate(
       f"{short(curve['tokens'])} tokens",
-      (curve["params"][-1], curve["nll"][-1]),
+      (line[0][-1], line[1][-1]),
       xytext=(8, 0),
       textcoords="offset points",
       fontsize=9,
@@ -92,7 +102,8 @@ def losses(axis, content: Mapping[str, Any]) -> None:
       va="center",
       annotation_clip=False,
     )
-  _floors(axis, content)
+  if content["law"]["good"]:
+    _floors(axis, content)
   axis.set_ylabel("test NLL, nats")
 
 
@@ -140,7 +151,7 @@ def improvement(axis, content: Mapping[str, Any]) -> None:
     gain(unseen["nll"]),
     color=BLUE,
     linewidth=1.8,
-    label="law of the smaller sizes, hollow rungs not seen",
+    label="law of the filled points alone",
   )
   axis.plot(
     unseen["params"],
@@ -184,7 +195,16 @@ def improvement(axis, content: Mapping[str, Any]) -> None:
   )
   axis.yaxis.set_major_formatter(lambda value, _: percent(round(value, 6)))
   axis.set_ylabel(f"reduction of test NLL over d{rungs[0]['width']}")
-  axis.legend(loc="lower right", fontsize=9, frameon=False, labelcolor=INK)
+  axis.legend(
+    loc="lower left",
+    bbox_to_anchor=(-0.02, 0.99),  # clear of points, wherever they lie
+    ncols=3,
+    fontsize=8.5,
+    frameon=False,
+    labelcolor=INK,
+    handlelength=1.4,
+    columnspacing=1.1,
+  )
 
 
 def _of_losses(content: Mapping[str, Any]) -> tuple[str, str]:
