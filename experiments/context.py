@@ -2,7 +2,7 @@ r"""What is a longer context worth, and how should it be attended to?
 
   fmjax sweep experiments/context.py --jobs 2
   fmjax report experiments/context.py --reference full_256 \
-    --out runs/context/report --result analysis/results/context
+    --out runs/context/report --result analysis/results/scaling/context.json
 
 Windows of 64 to 2,048 tokens of the synthetic service, at the same compute: a
 longer window is paid for with fewer tokens.
