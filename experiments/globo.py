@@ -5,7 +5,8 @@ r"""What do ten times the parameters, and ten times the data, bring on news?
 
 Three million clicks of G1 (Globo), whose articles live for a day or two: most
 of what will be read was never trained on. Articles have no metadata, so those
-have their age and their counts alone.
+have their age and their counts alone, as half of all have in each step of
+training: globo_ids.py asks how many should, and how fast to learn.
 """
 
 from experiments import parameters_data
@@ -13,10 +14,10 @@ from fmjax.config import (
   DataConfig,
   Experiment,
   Globo,
-  IdOnly,
   MixedProposal,
   NoAuxiliary,
   SampledSoftmax,
+  SumMixer,
   TemporalSplit,
   override,
 )
@@ -50,11 +51,12 @@ def base() -> Experiment:
         stride=64,
         rows=16,
       ),
-      "model.items.mixer": IdOnly(),
+      "model.items.mixer": SumMixer(id_dropout=0.5),
       "model.auxiliary": NoAuxiliary(),
       # A full softmax over 46,000 articles costs twenty backbones. Evaluation
       # is over all of them.
       "objective": SampledSoftmax(negatives=1_024, proposal=MixedProposal()),
+      "optim.learning_rate": 2e-3,
       "run.targets": "first",
     },
   )

@@ -30,7 +30,7 @@ from fmjax.config import (
   suggest,
 )
 from fmjax.data.schema import DataSpec, Encoded
-from fmjax.model import age
+from fmjax.model import age, daily
 from fmjax.model.features import normal
 
 GATE_WIDTH = 8  # of an age's query and of the sources' keys
@@ -66,10 +66,12 @@ def metadata_fields(config: ItemsConfig, spec: DataSpec) -> tuple[Encoded, ...]:
     case IdOnly():
       return ()
     case SumMixer(id_dropout=rate):
-      if rate and not fields:
+      if rate and not fields and not daily.features_width(config):
         raise ConfigError(
           f"model.items.mixer={config.mixer} would leave items with nothing:"
-          " no field of this catalog is chosen; use IdOnly() or other data"
+          " no field of this catalog is chosen, and candidates tell neither age"
+          " nor counts; use IdOnly(), model.items.age=CandidateAge(), or other"
+          " data"
         )
       return fields
     case MetadataOnly() | ConcatMixer() | FixedGate() | AgeGate():

@@ -226,6 +226,33 @@ def test_a_dropped_id_is_dropped_on_both_sides(config):
   np.testing.assert_array_equal(table.has_id_v[...], before)
 
 
+def test_without_metadata_a_dropped_id_leaves_age_and_counts():
+  config = ItemsConfig(
+    mixer=SumMixer(id_dropout=0.5), age=CandidateAge(), dynamics=DynamicCounts()
+  )
+  spec = dataclasses.replace(world.SPEC, metadata=())
+  with mesh.use(mesh.make_mesh()):
+    table = world.make_table(config, spec=spec)
+    dropped = table.drop_ids(jax.random.key(0))
+    gone_v = np.asarray(table.has_id_v[...] & ~dropped.has_id_v[...])
+    gone_v = gone_v[: world.ITEMS]
+    assert gone_v.any()
+    got, with_ids = sides(dropped, DAYS_N), sides(table, DAYS_N)
+    table.id_vd[...] = jnp.zeros_like(table.id_vd[...])
+    looks = sides(table, DAYS_N)["candidate"]
+  np.testing.assert_array_equal(got["input"][:, gone_v], 0)
+  np.testing.assert_allclose(
+    got["candidate"][:, gone_v], looks[:, gone_v], rtol=1e-6, atol=1e-6
+  )
+  assert np.abs(looks[:, gone_v]).max() > 0.1
+  np.testing.assert_allclose(
+    got["candidate"][:, ~gone_v],
+    with_ids["candidate"][:, ~gone_v],
+    rtol=1e-6,
+    atol=1e-6,
+  )
+
+
 @functools.cache
 def spread_table(data: int, model: int) -> ItemTable:
   """With everything on it, over devices; a mesh of them must be in scope."""
