@@ -49,6 +49,7 @@ figures: $(VENV)/installed-dev ## Draw figures and README tables from the commit
 	$(BIN)/python -m analysis.published
 	$(BIN)/python -m analysis.scaling_curves
 	$(BIN)/python -m analysis.compute_optimal
+	$(BIN)/python -m analysis.context_and_data
 	$(BIN)/python -m analysis.execute
 	$(BIN)/python -m analysis.readme
 

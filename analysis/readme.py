@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from analysis import ablations, baselines, bench, tables
+from analysis import ablations, baselines, bench, context_and_data, tables
 from experiments.baselines import PUBLISHED
 from fmjax.scaling.reports import markdown, study_text, transfer
 
@@ -192,6 +192,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
   "scaling": lambda: scaling(
     _read("scaling/parameters_data.json"), _read("scaling/mup_transfer.json")
   ),
+  "context_and_data": context_and_data.readme,
   "movielens_1m": lambda: movielens_1m(
     _read("movielens_1m/reference.json"),
     _read("movielens_1m/sasrec_ce.json"),

@@ -6,6 +6,7 @@ A study is a file of analysis/results/scaling; its records lie beside it.
 import io
 import json
 import pathlib
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,14 @@ def shown(draw: Callable[[], Figure], about: str | None) -> Shown:
   file = io.BytesIO()
   plots.write(lambda _: draw(), {}, file, dpi=_DPI)
   return Shown(about=about or "", png=file.getvalue())
+
+
+def drawn(draw: Callable[[pathlib.Path], None], about: str | None) -> Shown:
+  """What `draw` writes to a PNG, as a notebook shows it."""
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / "figure.png"
+    draw(path)
+    return Shown(about=about or "", png=path.read_bytes())
 
 
 def save(draw: Callable[[], Figure], name: str) -> None:

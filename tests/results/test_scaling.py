@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import scaling
-from experiments import mup_transfer, parameters_data
+from analysis import clicks, scaling
+from analysis import cold_items as cold
+from experiments import cold_items, context, mup_transfer, parameters_data
 from fmjax.scaling import validator
 
 STUDIES = sorted(path.stem for path in scaling.FOLDER.glob("*.json"))
@@ -71,6 +72,43 @@ def test_the_ladder_trains_at_about_the_best_rate_of_its_smallest_width():
   rate = parameters_data.base().optim.learning_rate
   assert abs(np.log2(rate / narrowest["best_rate"])) <= 1
   assert not narrowest["at_edge"]
+
+
+def test_every_window_is_trained_at_the_same_compute():
+  arms = scaling.read("context")["arms"]
+  assert set(arms) == {
+    name for window in context.WINDOWS for name in context.attentions(window)
+  }
+  runs = pq.read_table(scaling.FOLDER / "context" / "runs.parquet").to_pylist()
+  flops = [run["flops_model"] for run in runs]
+  assert max(flops) < 1.02 * min(flops)
+
+
+def test_the_study_on_clicks_tells_what_ten_times_as_much_brings():
+  content = scaling.read("globo")
+  for of in ("params", "tokens"):
+    steps = [step for step in content["gains"] if step["of"] == of]
+    assert steps
+    for metric in ("nll", "ndcg@10"):
+      for step in steps:
+        low, high = step[metric]["interval"]
+        assert low <= step[metric]["difference"] <= high
+  assert content["ceiling"]["warnings"] or content["ceiling"]["good"]
+  for axis in ("over_sizes", "over_lengths"):
+    assert content["loss_and_metric"][axis]["agree_in_sign"] in (True, False)
+
+
+def test_the_share_of_articles_without_an_id_was_chosen_on_validation():
+  by_nll = {arm: r["validation"]["nll"] for arm, r in clicks.ids().items()}
+  assert len(by_nll) > 2
+  assert min(by_nll, key=by_nll.__getitem__) == "reference"
+
+
+def test_every_size_ranks_new_titles_with_metadata_and_without():
+  for mixer in ("metadata", "ids"):
+    found = cold.ladder(mixer)
+    assert len(found) == len(cold_items.WIDTHS)
+    assert all(r["slices"]["unseen"]["queries"] > 1_000 for r in found.values())
 
 
 def test_a_study_says_what_regenerates_it():

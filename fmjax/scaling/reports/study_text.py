@@ -10,9 +10,7 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
   """The study's answers, one each."""
   return [
     *headlines(content),
-    *_gains(content["gains"]),
-    _ceiling(content["ceiling"]),
-    *_agreement(content["loss_and_metric"]),
+    *gains(content),
     *_allocation(content["allocation"]),
     _choice(content["choice"]),
   ]
@@ -21,6 +19,15 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
 def headlines(content: Mapping[str, Any]) -> list[str]:
   """The law, where it ends, and whether it foresaw the largest sizes."""
   return [_law(content), _floor(content), *_held_out(content)]
+
+
+def gains(content: Mapping[str, Any]) -> list[str]:
+  """What size and data bring, where that ends, and by which measure."""
+  return [
+    *_tenfold(content["gains"]),
+    _ceiling(content["ceiling"]),
+    *_agreement(content["loss_and_metric"]),
+  ]
 
 
 def section(content: Mapping[str, Any]) -> list[str]:
@@ -95,7 +102,7 @@ def _held_out(content: Mapping[str, Any]) -> list[str]:
   return lines
 
 
-def _gains(gains: Sequence[Mapping[str, Any]]) -> list[str]:
+def _tenfold(gains: Sequence[Mapping[str, Any]]) -> list[str]:
   return [
     f"{gain['factor']:.1f} times the {gain['of']}, {gain['from']} to"
     f" {gain['to']}: NLL {_signed(gain['nll'])}, NDCG@10"
