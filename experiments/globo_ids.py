@@ -5,8 +5,9 @@ r"""How often should an article go without its id?
     --reference reference --out runs/globo/ids \
     --result analysis/results/globo_ids
 
-The smallest model of globo.py at its longest training. What an id learns of news
-is old within a day; an article without its id has the age and the counts of now.
+The smallest model of globo.py at its longest training. What an id learns of
+news is old within a day; an article without its id has the age and the counts
+of now.
 
   id_dropout_0, id_dropout_90  percent of items, drawn every step
   rate_8                       the learning rate of parameters_data.py, 8e-3
