@@ -333,8 +333,18 @@ def test_the_content_is_json_and_draws_the_same_bytes_twice(content, tmp_path):
   assert drawn[0] == drawn[1]
   for each in drawn[0]:
     assert len(each) > 10_000
-  for word in ("known floor", "3M tokens", "not seen"):
+  for word in ("known floor", "3M tokens", "law of the filled points alone"):
     assert word in drawn[0][1].decode()
+
+
+def test_a_law_that_is_not_to_be_relied_on_is_said_and_not_drawn(
+  content, tmp_path
+):
+  bad = {**content, "law": {**content["law"], "good": False}}
+  study_figure.draw(bad, tmp_path / "bad.png")
+  drawn = (tmp_path / "bad.svg").read_text()
+  assert "not to be relied on" in drawn
+  assert "fitted irreducible loss" not in drawn
 
 
 def test_a_task_has_a_curve_and_a_ceiling_of_its_own(rungs, content):
